@@ -1,0 +1,311 @@
+# ruff: noqa: RUF009 - a default made by a call is the point of `key`: checked at import, and immutable
+"""The daemon's configuration: a frozen Config from TOML, every default explained, unknown keys rejected.
+
+The keys are a promise to whoever wrote a file: they may be added to, never renamed. A file is judged whole:
+every problem is reported at once, each by key, value and what would be allowed. Nothing here looks at the
+machine.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from sampan.model.errors import Invalid
+from sampan.wire import settings
+from sampan.wire.settings import key, section, tables
+
+DEFAULT_FILE = Path("/etc/sampan/config.toml")
+
+
+class ConfigInvalid(Invalid):
+    """A configuration that cannot be used; `problems` names everything that is wrong with it."""
+
+    def __init__(self, source: str, problems: list[str]) -> None:
+        self.problems = tuple(problems)
+        count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
+        super().__init__(f"{source}: {count}\n" + "\n".join(f"  {problem}" for problem in problems))
+
+
+# --- where things are ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """A runtime handler: the OCI runtime, its monitor, and where the runtime keeps its state."""
+
+    name: str
+    path: str
+    monitor: str
+    root: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Every place on disk that is ours. `root` survives a reboot, `state` does not."""
+
+    root: Path
+    state: Path
+
+    @property
+    def database(self) -> Path:
+        return self.root / "state.db"
+
+    @property
+    def layers(self) -> Path:
+        """Unpacked image layers."""
+        return self.root / "layers"
+
+    @property
+    def blobs(self) -> Path:
+        """Downloads in flight, and blobs that the config keeps."""
+        return self.root / "blobs"
+
+    def writable(self, container_id: str) -> Path:
+        """A container's own layer: `upper` and `work`."""
+        return self.root / "containers" / container_id
+
+    def bundle(self, container_id: str) -> Path:
+        """A container's bundle: config.json and the mounted `rootfs`. Pod inits have one as well."""
+        return self.state / "containers" / container_id
+
+    def rootfs(self, container_id: str) -> Path:
+        return self.bundle(container_id) / "rootfs"
+
+    def pod(self, pod_id: str) -> Path:
+        """A pod's directory: ns/{net,ipc,uts}, shm, resolv.conf, hostname, hosts."""
+        return self.state / "pods" / pod_id
+
+    def namespace(self, pod_id: str, kind: str) -> Path:
+        """The pinned namespace file; kind is net, ipc or uts."""
+        return self.pod(pod_id) / "ns" / kind
+
+    def shm(self, pod_id: str) -> Path:
+        return self.pod(pod_id) / "shm"
+
+    @property
+    def exits(self) -> Path:
+        """conmon writes a container's exit code here, in a file named by its id."""
+        return self.state / "exits"
+
+    @property
+    def attach(self) -> Path:
+        """conmon's socket directory."""
+        return self.state / "attach"
+
+
+# --- the keys -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Cgroup:
+    driver: str = key(
+        "auto",
+        settings.one_of("auto", "systemd", "cgroupfs"),
+        "Who makes control groups: systemd (slices), cgroupfs (plain directories), or auto: systemd\n"
+        "where it runs this machine. The kubelet asks for it over CRI and does the same.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    config_paths: tuple[Path, ...] = key(
+        ["/etc/sampan/certs.d", "/etc/containerd/certs.d"],
+        settings.list_of(settings.path),
+        "Where HOST/hosts.toml files (mirrors, certificates) are; the first that knows a host wins.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    keep_blobs: bool = key(
+        False,
+        settings.flag,
+        "Keep the compressed layers after they are unpacked; only exporting images needs them.",
+    )
+    pull_progress_timeout: float = key(
+        "5m", settings.duration, 'A pull that receives nothing for this long is given up; "0" waits for ever.'
+    )
+    max_parallel_downloads: int = key(
+        6, settings.number(1, 64), "How many layers are downloaded at once, over all pulls."
+    )
+    pinned: tuple[str, ...] = key(
+        [], settings.list_of(settings.text), "References of images that the kubelet must never remove."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Cni:
+    conf_dir: Path = key(
+        "/etc/cni/net.d",
+        settings.path,
+        "The network is the first .conflist, .conf or .json file of this directory.",
+    )
+    bin_dirs: tuple[Path, ...] = key(
+        ["/opt/cni/bin", "/usr/lib/cni"],
+        settings.list_of(settings.path),
+        "Where plugins are looked for, in this order.",
+    )
+    builtin: bool = key(
+        True,
+        settings.flag,
+        "Do the work of loopback, bridge, host-local and portmap in the daemon instead of executing them.",
+    )
+    conf_template: str = key(
+        "",
+        settings.optional_path,
+        "A file from which conf_dir's file is written once the node's pod CIDR is known; none if empty.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeHandler:
+    path: str = key("crun", settings.program, "The OCI runtime. Left out, it is the handler's own name.")
+    monitor: str = key(
+        "conmon", settings.program, "What watches each container and keeps its log and exit code."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    default_handler: str = key("crun", settings.text, "The handler of pods that ask for none.")
+    handlers: Mapping[str, RuntimeHandler] = tables(
+        RuntimeHandler,
+        "crun",
+        "path",
+        "More handlers are more tables like this one, named as RuntimeClasses name them.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Streaming:
+    address: str = key(
+        "127.0.0.1",
+        settings.loopback,
+        "Where exec, attach and port-forward sessions are served: loopback only.",
+    )
+    port: int = key(0, settings.number(0, 65535), "0 takes a free port at each start.")
+    idle_timeout: float = key(
+        "4h", settings.duration, 'A session without traffic for this long is closed; "0" never.'
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Nri:
+    enable: bool = key(True, settings.flag, "Let NRI plugins on the socket below adjust pods and containers.")
+    socket: Path = key("/var/run/nri/nri.sock", settings.path, "Where NRI plugins connect.")
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    listen: str = key(
+        "", settings.host_port, 'IP:PORT of the Prometheus endpoint, such as "127.0.0.1:9464"; off if empty.'
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything an operator may decide. Durations are in seconds (0: no limit)."""
+
+    root: Path = key(
+        "/var/lib/sampan",
+        settings.directory,
+        "What must survive a reboot: state.db, images, writable layers.",
+    )
+    state: Path = key(
+        "/run/sampan", settings.directory, "What must not: namespaces, bundles, sockets. A tmpfs."
+    )
+    listen: str = key(
+        "unix:///run/sampan/sampan.sock", settings.socket, "The CRI socket; the kubelet needs the same."
+    )
+    log_level: str = key(
+        "info", settings.one_of("debug", "info", "warning", "error"), "debug, info, warning or error."
+    )
+    cgroup: Cgroup = section(Cgroup, "Control groups.")
+    registry: Registry = section(Registry, "Where images come from.")
+    images: Images = section(Images, "What becomes of images.")
+    cni: Cni = section(Cni, "The pod network.")
+    runtime: Runtime = section(Runtime, "What runs containers.")
+    streaming: Streaming = section(Streaming, "Sessions: exec, attach, port-forward.")
+    nri: Nri = section(Nri, "Node Resource Interface.")
+    metrics: Metrics = section(Metrics, "Metrics for Prometheus.")
+
+    @property
+    def paths(self) -> Paths:
+        return Paths(self.root, self.state)
+
+    @property
+    def handlers(self) -> Mapping[str, Handler]:
+        """Every runtime handler by name; a handler's runtime keeps its state in `<state>/runtime/<name>`."""
+        return {
+            name: Handler(name, each.path, each.monitor, self.state / "runtime" / name)
+            for name, each in self.runtime.handlers.items()
+        }
+
+    @property
+    def default_handler(self) -> Handler:
+        return self.handlers[self.runtime.default_handler]
+
+    @property
+    def socket(self) -> Path:
+        """The file that `listen` names."""
+        return Path(self.listen.removeprefix("unix://"))
+
+
+# --- reading ------------------------------------------------------------------------------------------------
+
+
+def load(path: Path | None, overrides: Mapping[str, str | None] | None = None) -> Config:
+    """The configuration of a file (None: the defaults), with `overrides` of top-level keys.
+
+    An override that is None was not given, so that a flag's value can be passed as it is.
+    Raises ConfigInvalid with everything that is wrong.
+    """
+    given = {name: value for name, value in (overrides or {}).items() if value is not None}
+    return _checked(str(path or "configuration"), {**(_parsed(path) if path else {}), **given})
+
+
+def loads(text: str) -> Config:
+    """The configuration that this TOML text describes. Raises ConfigInvalid."""
+    return _checked("configuration", _decoded("configuration", text.encode()))
+
+
+def _parsed(path: Path) -> dict[str, object]:
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise ConfigInvalid(str(path), [f"cannot be read: {error.strerror}"]) from error
+    return _decoded(str(path), text)
+
+
+def _decoded(source: str, text: bytes) -> dict[str, object]:
+    try:
+        return msgspec.toml.decode(text, type=dict[str, object])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigInvalid(source, [f"is not TOML: {error}"]) from error
+
+
+def _checked(source: str, table: dict[str, object]) -> Config:
+    problems: list[str] = []
+    config = settings.build(Config, table, "", problems)
+    if config.root == config.state:
+        problems.append(f"root and state are both {config.root}: each needs a place of its own")
+    runtime = config.runtime
+    if runtime.default_handler not in runtime.handlers:
+        given, there = settings.shown(runtime.default_handler), ", ".join(runtime.handlers)
+        problems.append(f"runtime.default_handler = {given}: no such handler; there is {there}")
+    if problems:
+        raise ConfigInvalid(source, problems)
+    return config
+
+
+def default_toml() -> str:
+    """The whole default configuration, every key explained. Loading it gives the defaults."""
+    lines = [
+        "# The configuration of sampand. Every value is its default: keep what you change, drop the rest."
+    ]
+    for name, value, comment in settings.entries(Config()):
+        lines += ["", *(f"# {line}" for line in comment.splitlines())]
+        lines.append(f"{name.rpartition('.')[2]} = {value}" if value else f"[{name}]")
+    return "\n".join(lines) + "\n"

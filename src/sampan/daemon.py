@@ -1,0 +1,215 @@
+"""`sampand`, the composition root: config → ports → use cases → servers. The only file that knows every class.
+
+The socket opens when every record has been taken back. SIGTERM and SIGINT end the daemon; containers go on.
+"""
+
+import argparse
+import asyncio
+import gc
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from sampan import config as configuration
+from sampan.api import cri_pb2_grpc as cri_rpc
+from sampan.api import sampan_pb2_grpc as own_rpc
+from sampan.config import Config
+from sampan.host import features, places
+from sampan.host.bundles import HostBundles
+from sampan.host.cgroups import HostCgroups
+from sampan.host.layers import Layers
+from sampan.host.network import CniNetwork
+from sampan.host.notify import notify
+from sampan.host.oci import CrunConmon
+from sampan.host.registry import HttpRegistry
+from sampan.host.rootfs import OverlayRootfs
+from sampan.host.sandboxes import PinnedSandboxes
+from sampan.model.errors import SampanError
+from sampan.runtime.containers import Containers, Parts
+from sampan.runtime.exec import Exec
+from sampan.runtime.exits import Exits
+from sampan.runtime.images import Images
+from sampan.runtime.machine import Machine
+from sampan.runtime.pod_init import PodInit
+from sampan.runtime.pods import Pods
+from sampan.runtime.recovery import Recovery
+from sampan.runtime.state import KINDS, State
+from sampan.runtime.stats import Stats
+from sampan.runtime.stops import Stops
+from sampan.server.image_admin import ImageAdmin
+from sampan.server.image_service import ImageService
+from sampan.server.interceptor import Interceptor
+from sampan.server.logs import setup
+from sampan.server.runtime_service import RuntimeService, UseCases
+from sampan.store.database import Database
+from sampan.store.records import Journal
+from sampan.tasks import Tasks
+
+log = logging.getLogger("sampan.daemon")
+RECEIVE_LIMIT = 16 << 20  # bytes of a request, as the kubelet's own limit
+SEND_LIMIT = 64 << 20  # bytes of a response: two ExecSync streams of 16 MiB each, long lists
+STOP_SECONDS = 10.0  # for the RPCs in flight when the daemon is told to end
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """Everything that has to be ended in order."""
+
+    cases: UseCases
+    images: Images
+    recovery: Recovery
+    tasks: Tasks
+    database: Database
+
+
+async def build(config: Config) -> Daemon:
+    """Wire it all. Raises a SampanError that says what this machine lacks."""
+    database = await Database.open(config.paths.database)
+    journal = Journal(database)
+    state = State(journal)
+    loaded = await journal.load(KINDS)
+    for refused in loaded.refused:
+        log.error("a damaged record was set aside: %s %s: %s", refused.kind, refused.id, refused.reason)
+    state.adopt(loaded.records)
+    tasks = Tasks()
+    layers = Layers(config.paths)
+    await layers.open()
+    machine = await _machine(config, layers)
+    images = Images(state, layers, HttpRegistry(config), config)
+    exits = Exits(config, state, machine, tasks)
+    init = PodInit(config, state, machine, tasks)
+    stops = Stops(config, state, machine, exits)
+    containers = Containers(Parts(config, state, machine, images, exits, stops, init))
+    pods = Pods(config, state, machine, containers, init)
+    stats = Stats(state, machine)
+    tasks.start("stats collector", stats.collect())
+    cases = UseCases(config, state, machine, pods, containers, Exec(config, state, machine), stats)
+    return Daemon(
+        cases, images, Recovery(state, machine, pods, containers, (exits, init), tasks), tasks, database
+    )
+
+
+async def _machine(config: Config, layers: Layers) -> Machine:
+    facts = features.Features(config)
+    host = await facts.gather()
+    return Machine(
+        oci=CrunConmon(config.paths),
+        sandboxes=PinnedSandboxes(config.paths),
+        cgroups=HostCgroups(host),
+        network=CniNetwork(config.cni),
+        rootfs=OverlayRootfs(config.paths, layers),
+        bundles=HostBundles(config.paths),
+        facts=facts,
+        host=host,
+        node=os.uname().nodename,
+    )
+
+
+def serve(daemon: Daemon) -> grpc.aio.Server:
+    """The gRPC server with every service, bound to the socket (0600)."""
+    server = grpc.aio.server(
+        interceptors=[Interceptor()],
+        options=[
+            ("grpc.max_receive_message_length", RECEIVE_LIMIT),
+            ("grpc.max_send_message_length", SEND_LIMIT),
+            ("grpc.so_reuseport", 0),
+        ],
+    )
+    cri_rpc.add_RuntimeServiceServicer_to_server(RuntimeService(daemon.cases), server)
+    cri_rpc.add_ImageServiceServicer_to_server(ImageService(daemon.images), server)
+    own_rpc.add_ImagesServicer_to_server(ImageAdmin(daemon.images), server)
+    socket = daemon.cases.config.socket
+    places.clear_socket(socket)
+    mask = os.umask(0o177)
+    try:
+        server.add_insecure_port(f"unix://{socket}")
+    finally:
+        os.umask(mask)
+    return server
+
+
+async def run(config: Config) -> None:
+    """Serve until told to end. Pods and containers live on."""
+    lock = places.claim(config.paths)
+    places.clear_socket(config.socket)  # before anything else is touched: it may be a running daemon's
+    told = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, told.set)
+    asyncio.get_running_loop().add_signal_handler(
+        signal.SIGHUP, log.warning, "SIGHUP: there is nothing to reload"
+    )
+    daemon = await build(config)
+    await daemon.recovery.run()
+    server = serve(daemon)
+    await server.start()
+    gc.collect()
+    gc.freeze()  # what start-up made lives as long as we do: no later collection needs to look at it
+    notify("READY=1")
+    log.info("sampand serves %s", config.listen)
+    await told.wait()
+    notify("STOPPING=1")
+    log.info("ending: waiting up to %d s for the calls in flight; containers go on", STOP_SECONDS)
+    await server.stop(STOP_SECONDS)
+    await _settle(daemon)
+    await daemon.tasks.stop()
+    await daemon.database.close()
+    config.socket.unlink(missing_ok=True)
+    os.close(lock)
+
+
+async def _settle(daemon: Daemon) -> None:
+    """Operations outlive their callers; give them a while to reach their end too. What does not is torn down at boot."""
+    try:
+        async with asyncio.timeout(STOP_SECONDS):
+            await daemon.cases.pods.settle()
+            await daemon.cases.containers.settle()
+    except TimeoutError:
+        log.warning("some operations are still under way; the next start takes them down or back")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The `sampand` command. Exit codes: 0 told to end, 1 could not start, 2 usage or configuration."""
+    parser = argparse.ArgumentParser(
+        prog="sampand", description="The sampan daemon: a Kubernetes container runtime."
+    )
+    parser.add_argument(
+        "--config", type=Path, help=f"configuration file (default {configuration.DEFAULT_FILE}, if there)"
+    )
+    parser.add_argument("--root", help="directory of what must survive a reboot")
+    parser.add_argument("--state", help="directory of what must not")
+    parser.add_argument("--listen", help="the CRI socket, unix:///PATH")
+    parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"])
+    given = parser.parse_args(argv)
+    default = configuration.DEFAULT_FILE if configuration.DEFAULT_FILE.exists() else None
+    overrides = {
+        "root": given.root,
+        "state": given.state,
+        "listen": given.listen,
+        "log_level": given.log_level,
+    }
+    try:
+        config = configuration.load(given.config or default, overrides)
+    except SampanError as error:
+        sys.exit(_complain(error, 2))
+    if os.geteuid() != 0:
+        sys.exit(_complain("sampand must run as root: it makes namespaces, mounts and control groups", 1))
+    setup(config.log_level)
+    try:
+        asyncio.run(run(config))
+    except SampanError as error:
+        sys.exit(_complain(error, 1))
+
+
+def _complain(error: object, code: int) -> int:
+    sys.stderr.write(f"sampand: {error}\n")
+    return code
+
+
+if __name__ == "__main__":
+    main()

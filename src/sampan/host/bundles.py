@@ -1,0 +1,115 @@
+"""Bundles (config.json) and container log files, made so that nothing an image or a pod left behind is followed.
+
+conmon opens the log by path, appends and follows symlinks (security: measured), so the file is created and checked
+here first, component by component.
+"""
+
+import os
+import stat
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from sampan.config import Paths
+from sampan.host.mounts import delete_tree
+from sampan.host.threads import in_thread
+from sampan.model.errors import Invalid
+from sampan.tasks import step_now
+
+PROFILE_LIMIT = 1 << 20  # bytes of a Localhost seccomp profile
+
+
+class HostBundles:
+    """`runtime.ports.Bundles` on the real file system."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._paths = paths
+
+    async def write(self, id: str, spec: Mapping[str, Any]) -> Path:
+        return await in_thread(self._write, id, msgspec.json.encode(spec))
+
+    def _write(self, id: str, spec: bytes) -> Path:
+        bundle = self._paths.bundle(id)
+        step_now("bundle.write", id)
+        bundle.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (bundle / "config.json").write_bytes(spec)
+        return bundle
+
+    async def read(self, id: str) -> dict[str, Any] | None:
+        return await in_thread(self._read, id)
+
+    def _read(self, id: str) -> dict[str, Any] | None:
+        try:
+            return msgspec.json.decode(
+                (self._paths.bundle(id) / "config.json").read_bytes(), type=dict[str, Any]
+            )
+        except (FileNotFoundError, msgspec.DecodeError):
+            return None
+
+    async def remove(self, id: str) -> None:
+        await in_thread(self._remove, id)
+
+    def _remove(self, id: str) -> None:
+        step_now("bundle.remove", id)
+        delete_tree(self._paths.bundle(id))
+
+    async def make_log(self, directory: str, path: str) -> Path:
+        return await in_thread(_make_log, Path(directory), Path(path))
+
+    async def make_log_directory(self, directory: str) -> None:
+        await in_thread(_make_directory, Path(directory))
+
+    async def read_profile(self, path: str) -> bytes:
+        return await in_thread(_read_profile, path)
+
+
+def _make_directory(directory: Path) -> None:
+    step_now("log.directory", str(directory))
+    try:
+        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise Invalid(f"log directory {directory} exists and is not a directory") from error
+
+
+def _make_log(directory: Path, path: Path) -> Path:
+    """Walk from `directory` to `path` by file descriptors: no component may be a symlink."""
+    relative = path.relative_to(directory)
+    _make_directory(directory)
+    step_now("log.file", str(path))
+    with ExitStack() as opened:
+        here = _opened(opened, os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        try:
+            for part in relative.parent.parts:
+                with suppress(FileExistsError):
+                    os.mkdir(part, 0o755, dir_fd=here)  # noqa: PTH102 - relative to a descriptor
+                folder = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+                here = _opened(opened, os.open(part, folder, dir_fd=here))
+            flags = os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            file = _opened(opened, os.open(relative.name, flags, 0o640, dir_fd=here))
+        except OSError as error:
+            raise Invalid(f"cannot open the log file {path}: {error.strerror}") from error
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise Invalid(f"the log file {path} exists and is not a regular file")
+    return path
+
+
+def _opened(stack: ExitStack, file: int) -> int:
+    stack.callback(os.close, file)
+    return file
+
+
+def _read_profile(path: str) -> bytes:
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError as error:
+        raise Invalid(f"cannot read the seccomp profile {path}: {error.strerror}") from error
+    try:
+        facts = os.fstat(file)
+        if not stat.S_ISREG(facts.st_mode) or facts.st_size > PROFILE_LIMIT:
+            raise Invalid(f"seccomp profile {path} is not a regular file of at most {PROFILE_LIMIT} bytes")
+        return os.read(file, PROFILE_LIMIT + 1)
+    finally:
+        os.close(file)

@@ -1,0 +1,251 @@
+"""Control groups on cgroup v1, v2 and the hybrid of both: the parents of pods, and what a container's group
+says.
+
+The groups of containers themselves are made and removed by the OCI runtime. A group that was made here
+carries a mark (an extended attribute, which lives and dies with it), so that only those are ever removed,
+also after a restart. Sources: cgroups(7), kernel Documentation/admin-guide/cgroup-v2.rst and
+cgroup-v1/cpusets.rst. Names: `wire.cgroup_paths`.
+"""
+
+import errno
+import os
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from sampan.host.threads import in_thread
+from sampan.runtime.ports import CgroupUsage
+from sampan.tasks import step_now
+from sampan.wire import cgroup_paths, cgroupfs, mountinfo
+from sampan.wire.cgroup_paths import Layout
+
+MARK = "trusted.sampan"
+_LIMITS_V1 = {
+    "memory": ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes"),
+    "cpu": ("cpu.shares", "cpu.cfs_quota_us", "cpu.cfs_period_us"),
+    "cpuset": ("cpuset.cpus", "cpuset.mems"),
+    "pids": ("pids.max",),
+}
+_LIMITS_V2 = (
+    "memory.max",
+    "memory.swap.max",
+    "cpu.weight",
+    "cpu.max",
+    "cpuset.cpus",
+    "cpuset.mems",
+    "pids.max",
+)
+
+
+async def detect(configured: str = "auto") -> "HostCgroups":
+    """The groups of this machine under the configured driver. Raises Invalid if that driver cannot work
+    here."""
+    return await in_thread(_detect, configured)
+
+
+def _detect(configured: str) -> "HostCgroups":
+    mounts = mountinfo.parse(Path("/proc/thread-self/mountinfo").read_bytes())
+    layout = cgroup_paths.layout(mounts)
+    if layout.v2:
+        layout = cgroup_paths.layout(mounts, _read(f"{layout.v2}/cgroup.controllers") or b"")
+    driver = cgroup_paths.choose_driver(
+        configured,
+        systemd_booted=Path("/run/systemd/system").is_dir(),
+        pid_1=Path("/proc/1/comm").read_text().strip(),
+        unified=layout.unified,
+    )
+    return HostCgroups(driver, layout)
+
+
+class HostCgroups:
+    """The `Cgroups` port on the real kernel."""
+
+    def __init__(self, driver: str, layout: Layout) -> None:
+        self.driver = driver
+        self.layout = layout
+
+    def container_path(self, parent: str, id: str) -> str:
+        """The `cgroupsPath` that the OCI runtime is given for a container in this parent. Raises Invalid."""
+        return cgroup_paths.cgroups_path(self.driver, parent, id)
+
+    async def make_parent(self, parent: str) -> bool:
+        """Create the parent group where it is absent; True if we made it in some hierarchy. With systemd
+        there is nothing to make: it starts a slice together with the first scope in it. Raises Invalid for a
+        parent that cannot be."""
+        relative = cgroup_paths.parent_directory(self.driver, parent)
+        if self.driver == cgroup_paths.SYSTEMD:
+            return False
+        return await in_thread(self._make, relative)
+
+    async def remove_parent(self, parent: str) -> None:
+        """Remove a parent group that we made, and its ancestors that are ours, as far as they are empty."""
+        relative = cgroup_paths.parent_directory(self.driver, parent)
+        if self.driver != cgroup_paths.SYSTEMD:
+            await in_thread(self._remove, relative)
+
+    async def usage_many(self, groups: Sequence[tuple[str, str]]) -> list[CgroupUsage | None]:
+        """One reading of each group, given as (parent, container id); None for one that is gone."""
+        places = [cgroup_paths.directory(self.driver, parent, id) for parent, id in groups]
+        return await in_thread(lambda: [self._usage(place) for place in places])
+
+    async def usage(self, parent: str, id: str) -> CgroupUsage | None:
+        """One reading of one container's group; None if it is gone."""
+        return (await self.usage_many([(parent, id)]))[0]
+
+    async def parent_usage(self, parent: str) -> CgroupUsage | None:
+        """One reading of a parent group, everything in it included; None if there is no such group."""
+        return await in_thread(self._usage, cgroup_paths.parent_directory(self.driver, parent))
+
+    async def read_back(self, parent: str, id: str) -> cgroupfs.Limits:
+        """The limits as the kernel has them, for comparison with those asked for (a limit may be lost
+        silently)."""
+        return await in_thread(self._limits, cgroup_paths.directory(self.driver, parent, id))
+
+    # --- parents, in a thread -----------------------------------------------------------------------------
+
+    def _make(self, relative: str) -> bool:
+        made = [self._make_in(hierarchy, relative) for hierarchy in self.layout.hierarchies]
+        return any(made)
+
+    def _make_in(self, hierarchy: str, relative: str) -> bool:
+        made, above = False, Path(hierarchy)
+        for part in relative.split("/"):
+            group = above / part
+            if not group.is_dir():
+                if hierarchy == self.layout.v2:
+                    _enable_controllers(above)
+                step_now("cgroup.make", str(group))
+                with suppress(FileExistsError):  # by somebody else in this very moment: theirs
+                    group.mkdir(mode=0o755)
+                    os.setxattr(group, MARK, b"1")
+                    made = True
+                if hierarchy == self.layout.v1.get("cpuset"):
+                    _inherit_cpuset(above, group)
+            above = group
+        return made
+
+    def _remove(self, relative: str) -> None:
+        for hierarchy in self.layout.hierarchies:
+            group, top = Path(hierarchy, relative), Path(hierarchy)
+            while group != top and _remove_ours(group):
+                group = group.parent
+
+    # --- readings, in a thread ----------------------------------------------------------------------------
+
+    def _usage(self, place: str) -> CgroupUsage | None:
+        return self._usage_v2(place) if self.layout.unified else self._usage_v1(place)
+
+    def _usage_v1(self, place: str) -> CgroupUsage | None:
+        v1 = self.layout.v1
+        cpu = _read(f"{v1.get('cpuacct', '')}/{place}/cpuacct.usage")
+        group = f"{v1.get('memory', '')}/{place}"
+        used, stat = _read(f"{group}/memory.usage_in_bytes"), _read(f"{group}/memory.stat")
+        if cpu is None and used is None:
+            return None
+        pids = _read(f"{v1.get('pids', '')}/{place}/pids.current")
+        return _reading(cgroupfs.number(cpu), cgroupfs.memory_v1(used, stat), pids)
+
+    def _usage_v2(self, place: str) -> CgroupUsage | None:
+        group = f"{self.layout.v2}/{place}"
+        cpu = _read(f"{group}/cpu.stat")
+        if cpu is None:  # every group has it, whatever controllers are on
+            return None
+        memory = cgroupfs.memory_v2(
+            _read(f"{group}/memory.current"),
+            _read(f"{group}/memory.max"),
+            _read(f"{group}/memory.stat"),
+            _read(f"{group}/memory.swap.current"),
+            _read(f"{group}/memory.swap.max"),
+        )
+        return _reading(cgroupfs.cpu_v2(cpu), memory, _read(f"{group}/pids.current"))
+
+    def _limits(self, place: str) -> cgroupfs.Limits:
+        if self.layout.unified:
+            return cgroupfs.limits_v2(
+                {name: _read(f"{self.layout.v2}/{place}/{name}") for name in _LIMITS_V2}
+            )
+        files: dict[str, bytes | None] = {}
+        for controller, names in _LIMITS_V1.items():
+            mounted = self.layout.v1.get(controller)
+            files |= {name: _read(f"{mounted}/{place}/{name}") if mounted else None for name in names}
+        return cgroupfs.limits_v1(files)
+
+
+def _reading(cpu_ns: int | None, memory: cgroupfs.Memory, pids: bytes | None) -> CgroupUsage:
+    return CgroupUsage(
+        at=time.time_ns(),
+        cpu_ns=cpu_ns,
+        memory_usage=memory.usage,
+        memory_working_set=memory.working_set,
+        memory_available=memory.available,
+        memory_rss=memory.rss,
+        page_faults=memory.page_faults,
+        major_page_faults=memory.major_page_faults,
+        swap_usage=memory.swap_usage,
+        swap_available=memory.swap_available,
+        processes=cgroupfs.number(pids),
+    )
+
+
+def _read(path: str) -> bytes | None:
+    """A kernel file in one read (the largest, memory.stat, has 2 KiB); None if it is not there, or its group
+    is gone."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        return os.read(fd, 1 << 16)
+    except OSError as error:
+        if error.errno in (
+            errno.ENODEV,
+            errno.EOPNOTSUPP,
+        ):  # removed since we opened it; or v2's root has no such figure
+            return None
+        raise
+    finally:
+        os.close(fd)
+
+
+def _remove_ours(group: Path) -> bool:
+    """Remove this group if it is ours and empty; whether its parent may be looked at next."""
+    try:
+        os.getxattr(group, MARK)
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        if error.errno == errno.ENODATA:
+            return False  # somebody else's
+        raise
+    step_now("cgroup.remove", str(group))
+    try:
+        group.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        if error.errno in (errno.EBUSY, errno.ENOTEMPTY):
+            return False
+        raise
+    return True
+
+
+def _enable_controllers(group: Path) -> None:
+    """Let the children of a v2 group have every controller it has itself.
+
+    Not fatal: a group with processes of its own refuses (no-internal-process rule), and the OCI runtime,
+    which needs the controllers for the limits it sets, tries again and says what is missing.
+    """
+    available = set((_read(f"{group}/cgroup.controllers") or b"").split())
+    missing = available - set((_read(f"{group}/cgroup.subtree_control") or b"").split())
+    for controller in sorted(missing):
+        with suppress(OSError):
+            (group / "cgroup.subtree_control").write_bytes(b"+" + controller)
+
+
+def _inherit_cpuset(above: Path, group: Path) -> None:
+    """A new v1 cpuset has no CPU and no memory node, and can hold no process until it gets its parent's."""
+    for name in ("cpuset.cpus", "cpuset.mems"):
+        value = (_read(f"{above}/{name}") or b"").strip()
+        if value and not (_read(f"{group}/{name}") or b"").strip():
+            (group / name).write_bytes(value)

@@ -1,0 +1,160 @@
+"""What this machine and its tools can do, looked up once when the daemon starts."""
+
+import asyncio
+import os
+import re
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sampan.config import Handler
+from sampan.host import devices
+from sampan.host.cgroups import HostCgroups
+from sampan.host.process import run
+from sampan.host.threads import in_thread
+from sampan.model.errors import Unavailable
+from sampan.spec.facts import DeviceNode, Host
+from sampan.wire import oci_features
+from sampan.wire.oci_features import Features
+
+# In the order of their numbers (linux/include/uapi/linux/capability.h).
+CAPABILITIES = (
+    *("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL"),
+    *("CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP", "CAP_LINUX_IMMUTABLE", "CAP_NET_BIND_SERVICE"),
+    *("CAP_NET_BROADCAST", "CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_IPC_LOCK", "CAP_IPC_OWNER"),
+    *("CAP_SYS_MODULE", "CAP_SYS_RAWIO", "CAP_SYS_CHROOT", "CAP_SYS_PTRACE", "CAP_SYS_PACCT"),
+    *("CAP_SYS_ADMIN", "CAP_SYS_BOOT", "CAP_SYS_NICE", "CAP_SYS_RESOURCE", "CAP_SYS_TIME"),
+    *("CAP_SYS_TTY_CONFIG", "CAP_MKNOD", "CAP_LEASE", "CAP_AUDIT_WRITE", "CAP_AUDIT_CONTROL", "CAP_SETFCAP"),
+    *("CAP_MAC_OVERRIDE", "CAP_MAC_ADMIN", "CAP_SYSLOG", "CAP_WAKE_ALARM", "CAP_BLOCK_SUSPEND"),
+    *("CAP_AUDIT_READ", "CAP_PERFMON", "CAP_BPF", "CAP_CHECKPOINT_RESTORE"),
+)
+LOWEST_OOM_SCORE = -1000
+_RRO_KERNEL = (5, 12)  # mount_setattr(2)
+_FIXED_CRUN = (1, 28)
+_KERNEL = re.compile(r"(\d+)\.(\d+)", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A program we start: where it was found, its version, and what is known to be wrong with that one."""
+
+    name: str
+    path: str
+    features: Features
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def version(self) -> str:
+        return ".".join(map(str, self.features.version)) or "unknown"
+
+
+async def runtimes(handlers: Iterable[Handler]) -> tuple[Tool, ...]:
+    """The OCI runtime of each handler. Raises Unavailable, naming the package to install, if one is not
+    there."""
+    return tuple(await asyncio.gather(*map(_runtime, sorted({handler.path for handler in handlers}))))
+
+
+async def tools(names: Iterable[str]) -> tuple[Tool, ...]:
+    """The other programs we start, conmon and catatonit. Raises Unavailable if one is not there."""
+    return tuple(await asyncio.gather(*map(_tool, sorted(set(names)))))
+
+
+async def _runtime(name: str) -> Tool:
+    path = await find(name)
+    said, can = await asyncio.gather(run([path, "--version"]), run([path, "features"], check=False))
+    features = oci_features.features(said.stdout, can.stdout if can.code == 0 else None)
+    return Tool(name, path, features, _crun_warnings(features) if b"crun" in said.stdout[:4] else ())
+
+
+async def _tool(name: str) -> Tool:
+    path = await find(name)
+    said = await run([path, "--version"])
+    return Tool(name, path, Features(version=oci_features.version(said.stdout)))
+
+
+def _crun_warnings(features: Features) -> tuple[str, ...]:
+    if not features.version or features.version >= _FIXED_CRUN:
+        return ()
+    number = ".".join(map(str, features.version))
+    return (
+        f"crun {number} is older than 1.28: unless your distribution backported the fix, it follows a /dev "
+        "symlink of an image onto the host (CVE-2026-47766). Such images are refused; upgrade it all the same",
+    )
+
+
+async def find(name: str) -> str:
+    """The path of a program. Raises Unavailable with the Debian package that brings it."""
+    path = await in_thread(shutil.which, name)
+    if path is None:
+        program = Path(name).name
+        raise Unavailable(
+            f"{name} is not installed, or not in $PATH: apt install {program}, or correct the configuration"
+        )
+    return path
+
+
+async def gather(cgroups: HostCgroups, oci: Sequence[Tool]) -> Host:
+    """The facts that the spec builders need. `oci` are the OCI runtimes: what one of them lacks, we do not
+    offer."""
+    nodes = await devices.all_devices()
+    return await in_thread(lambda: _gather(cgroups, [tool.features for tool in oci], nodes))
+
+
+def _gather(cgroups: HostCgroups, oci: Sequence[Features], nodes: tuple[DeviceNode, ...]) -> Host:
+    status = _status()
+    machine = os.uname()
+    kernel = kernel_version(machine.release)
+    return Host(
+        architecture=machine.machine,
+        cgroup_v2=cgroups.layout.unified,
+        systemd_cgroup=cgroups.driver == "systemd",
+        controllers=cgroups.layout.controllers,
+        capabilities=_capabilities(
+            int(status["CapBnd"], 16), int(_text("/proc/sys/kernel/cap_last_cap") or "40")
+        ),
+        oom_score_floor=_oom_score_floor(int(status["CapEff"], 16)),
+        apparmor=_text("/sys/module/apparmor/parameters/enabled") == "Y" and _built(oci, "APPARMOR"),
+        selinux=Path("/sys/fs/selinux/enforce").exists() and _built(oci, "SELINUX"),
+        seccomp="Seccomp" in status and _built(oci, "SECCOMP"),
+        recursive_read_only=kernel >= _RRO_KERNEL and all(features.recursive_read_only for features in oci),
+        devices=nodes,
+        kernel=kernel,
+    )
+
+
+def kernel_version(release: str) -> tuple[int, int]:
+    """(6, 12) of `6.12.9-amd64`."""
+    found = _KERNEL.match(release)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def _capabilities(bounding: int, last: int) -> tuple[str, ...]:
+    """Those that the kernel knows and that the daemon, and so its children, may have."""
+    return tuple(
+        name for number, name in enumerate(CAPABILITIES) if number <= last and bounding >> number & 1
+    )
+
+
+def _oom_score_floor(effective: int) -> int:
+    """Without CAP_SYS_RESOURCE a process cannot lower its score, and its children start with it
+    (proc_pid_oom_score_adj(5))."""
+    if effective >> CAPABILITIES.index("CAP_SYS_RESOURCE") & 1:
+        return LOWEST_OOM_SCORE
+    return int(_text("/proc/self/oom_score_adj") or "0")
+
+
+def _built(oci: Sequence[Features], feature: str) -> bool:
+    return all(feature in features.built_with for features in oci)
+
+
+def _status() -> dict[str, str]:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""

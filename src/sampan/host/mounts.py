@@ -1,0 +1,124 @@
+"""Mounts of ours, and deleting directories that may hold some. Sources: mount(2), umount2(2),
+mount_namespaces(7).
+
+Everything here blocks and is for code that already runs in a thread (`host.threads`). What a container sees
+is mounted by the OCI runtime, never here: nothing in this file touches a tree that a container can write
+(CVE-2021-30465 and its kin).
+"""
+
+import errno
+import os
+from pathlib import Path
+
+from sampan.host import syscalls
+from sampan.model.errors import WrongState
+from sampan.wire import mountinfo
+
+CLOSED = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
+_DETACH = syscalls.MNT_DETACH | syscalls.UMOUNT_NOFOLLOW
+_STACKED = 64  # mounts on top of each other at one place; we make one, a hostile or broken history a few
+_WITHIN = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_XDEV
+
+
+def table() -> list[mountinfo.Mount]:
+    """Every mount of the daemon's mount namespace."""
+    return mountinfo.parse(Path("/proc/thread-self/mountinfo").read_bytes())
+
+
+def hide(path: Path) -> None:
+    """Make the existing directory `path` a mount of its own that stays ours. Idempotent, also across
+    restarts.
+
+    Mounts made beneath it afterwards do not propagate to other mount namespaces, and a container that mounts
+    a folder above it (`/run`, `/`) gets neither it nor them: a copy over there would keep a pod's namespaces
+    alive, or a root file system busy, after we removed ours. What lies beneath can still be bind-mounted by
+    its own path.
+    """
+    real = path.resolve(strict=True)
+    if not any(mount.point == str(real) for mount in table()):
+        syscalls.mount(real, real, "", syscalls.MS_BIND)
+    syscalls.mount("", real, "", syscalls.MS_UNBINDABLE)
+
+
+def tmpfs(target: Path, size: int, mode: int, inodes: int = 0) -> None:
+    """A new tmpfs of at most `size` bytes (0 would mean half of the memory: refused) without devices or
+    programs."""
+    if size <= 0:
+        raise ValueError(f"a tmpfs at {target} needs a size")
+    data = f"size={size},mode={mode:o}" + (f",nr_inodes={inodes}" if inodes else "")
+    syscalls.mount("sampan", target, "tmpfs", CLOSED, data)
+
+
+def detach(path: Path) -> None:
+    """Unmount whatever is mounted at `path`, with all that is mounted beneath it, at once: busy or not."""
+    for _ in range(_STACKED):
+        try:
+            syscalls.umount(path, _DETACH)
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.ENOENT, errno.ENOTDIR):
+                return  # no mount point, or no such place
+            raise
+    raise WrongState(
+        f"{path} still has something mounted on it after {_STACKED} unmounts; look at findmnt {path}"
+    )
+
+
+def delete(path: Path) -> None:
+    """Delete `path`, a directory of ours, whatever became of it: unmounted first, links not followed.
+
+    Refuses (WrongState) to delete anything while something stays mounted in it, so a host directory that was
+    bound there is never emptied (CVE-2024-23652). Idempotent.
+    """
+    detach(path)
+    try:
+        path.rmdir()
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EBUSY):
+            raise
+        _unmount_beneath(path)
+        _delete_tree(path)
+
+
+def _unmount_beneath(path: Path) -> None:
+    real = str(path.parent.resolve() / path.name)
+    for mount in mountinfo.beneath(table(), real):
+        syscalls.umount(mount.point, _DETACH)
+    if left := mountinfo.beneath(table(), real):
+        points = ", ".join(mount.point for mount in left[:5])
+        raise WrongState(
+            f"{path} is not deleted: still mounted in it: {points}; unmount them, then try again"
+        )
+
+
+def _delete_tree(path: Path) -> None:
+    parent = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
+    try:
+        _delete_directory(parent, path.name)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EBUSY):
+            raise
+        raise WrongState(
+            f"{path} is not deleted: something was mounted in it meanwhile; try again"
+        ) from error
+    finally:
+        os.close(parent)
+
+
+def _delete_directory(parent: int, name: str) -> None:
+    """By descriptor from the parent down; NO_XDEV makes the kernel refuse to step onto any mount."""
+    fd = syscalls.openat2(parent, name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, resolve=_WITHIN)
+    try:
+        with os.scandir(fd) as entries:
+            listed = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+        for entry_name, is_directory in listed:
+            if is_directory:
+                _delete_directory(fd, entry_name)
+            else:
+                os.unlink(entry_name, dir_fd=fd)
+    finally:
+        os.close(fd)
+    os.rmdir(name, dir_fd=parent)

@@ -1,0 +1,309 @@
+"""The only code that starts processes.
+
+Children are made by posix_spawn (a vfork underneath: safe beside gRPC's threads, no page table is copied),
+each in a session of its own, with /dev/null for what was not asked for and no descriptor but those named. They
+are reaped through a pidfd on the event loop: no signal handler, no thread per child.
+"""
+
+import asyncio
+import fcntl
+import os
+import signal
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+
+from sampan.host.syscalls import close_on_exec_from, posix_spawn
+from sampan.model.errors import ToolFailed
+from sampan.tasks import finish
+
+OUTPUT_LIMIT = 16 << 20  # bytes kept of each stream; the rest is read and dropped
+DRAIN_SECONDS = 2.0  # how long an orphan that holds our pipe may keep us after the child has gone
+REAP_SECONDS = (
+    5.0  # how long we wait for a killed child; one stuck in the kernel is reaped later, by the loop
+)
+_CHUNK = 1 << 16
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How a child ended: `code` is its exit code, or minus the signal that killed it."""
+
+    argv: tuple[str, ...]
+    code: int
+    stdout: bytes
+    stderr: bytes
+
+    def check(self) -> "Finished":
+        """Itself, or ToolFailed if the code is not 0."""
+        if self.code:
+            raise ToolFailed(self.argv, self.code, (self.stderr or self.stdout).decode(errors="replace"))
+        return self
+
+
+class _Output:
+    """One pipe from a child, read as it fills and kept up to a limit."""
+
+    def __init__(self, fd: int, limit: int) -> None:
+        self._fd = fd
+        self._limit = limit
+        self._kept = bytearray()
+        self._loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[None] = self._loop.create_future()
+        os.set_blocking(fd, False)
+        self._loop.add_reader(fd, self._readable)
+
+    def _readable(self) -> None:
+        for _ in range(4):  # a few chunks a turn: short output costs one, a flood does not starve the loop
+            try:
+                chunk = os.read(self._fd, _CHUNK)
+            except BlockingIOError:
+                return
+            if not chunk:
+                self.close()
+                return
+            room = self._limit - len(self._kept)
+            if room > 0:
+                self._kept += chunk[:room]
+
+    def close(self) -> None:
+        if not self.ended.done():
+            self._loop.remove_reader(self._fd)
+            os.close(self._fd)
+            self.ended.set_result(None)
+
+    def take(self) -> bytes:
+        return bytes(self._kept)
+
+
+class _Input:
+    """The pipe to a child's stdin, with back-pressure."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._loop = asyncio.get_running_loop()
+        os.set_blocking(fd, False)
+
+    async def write(self, data: bytes | bytearray | memoryview) -> None:
+        rest = memoryview(data)
+        while len(rest):
+            if self._fd < 0:
+                raise BrokenPipeError("the child's stdin is closed")
+            try:
+                rest = rest[os.write(self._fd, rest) :]
+            except BlockingIOError:
+                await self._writable()
+
+    async def _writable(self) -> None:
+        ready: asyncio.Future[None] = self._loop.create_future()
+        self._loop.add_writer(self._fd, _settle, ready)
+        try:
+            await ready
+        finally:
+            self._loop.remove_writer(self._fd)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            self._loop.remove_writer(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+
+
+class Child:
+    """A running child of ours. Made by `spawn`, which also ends it."""
+
+    def __init__(self, argv: Sequence[str], pid: int, pidfd: int) -> None:
+        self.argv = tuple(argv)
+        self.pid = pid
+        self._pidfd = pidfd
+        self._loop = asyncio.get_running_loop()
+        self._exited: asyncio.Future[int] = self._loop.create_future()
+        self._stdin: _Input | None = None
+        self._outputs: tuple[_Output, ...] = ()
+        self._loop.add_reader(self._pidfd, self._reap)
+
+    def _reap(self) -> None:
+        result = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
+        if result is None:
+            return
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        code = result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
+        self._exited.set_result(code)
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not been reaped yet."""
+        return not self._exited.done()
+
+    async def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Write to its stdin, waiting while the pipe is full. BrokenPipeError once it no longer reads."""
+        if self._stdin is None:
+            raise ValueError(f"{self.argv[0]} was started without a stdin")
+        await self._stdin.write(data)
+
+    async def close_stdin(self) -> None:
+        """Let the child see the end of its input."""
+        if self._stdin is not None:
+            self._stdin.close()
+
+    async def exited(self) -> int:
+        """Wait until it is gone; its exit code, or minus the signal. Output may still be on its way."""
+        return await asyncio.shield(self._exited)
+
+    async def finished(self, drain: float = DRAIN_SECONDS) -> Finished:
+        """Wait for its end and its output. What it left behind may hold the pipes for `drain` seconds."""
+        code = await self.exited()
+        pending = [output.ended for output in self._outputs if not output.ended.done()]
+        if pending:
+            await asyncio.wait(pending, timeout=drain)
+        self.close()
+        stdout, stderr = (output.take() for output in self._outputs) if self._outputs else (b"", b"")
+        return Finished(self.argv, code, stdout, stderr)
+
+    def kill(self) -> None:
+        """SIGKILL to the child's process group, unless the child has been reaped."""
+        if self.running:  # from the reaping on, the number may belong to somebody else
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+
+    async def end(self) -> None:
+        """Kill it if it runs, and wait for that."""
+        self.kill()
+        await asyncio.wait([self._exited], timeout=REAP_SECONDS)
+        self.close()
+
+    def close(self) -> None:
+        """Let go of its pipes."""
+        for output in self._outputs:
+            output.close()
+        if self._stdin is not None:
+            self._stdin.close()
+
+
+@asynccontextmanager
+async def spawn(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    stdin: bool = False,
+    fds: Sequence[int] = (),
+    directory: str = "",
+    limit: int | None = OUTPUT_LIMIT,
+) -> AsyncIterator[Child]:
+    """Start a program and hand it to the block; leaving the block kills its process group if it still runs.
+
+    `fds` become its descriptors 3, 4, … in order; `directory` its working directory (default: ours). `limit` caps
+    what is kept of each output; None sends both to /dev/null. `env` None is a clean environment with PATH alone.
+    Raises ToolFailed (127) if there is no such program.
+    """
+    child = _start(argv, _Environment(env, tuple(fds), directory), stdin, limit)
+    try:
+        yield child
+    finally:
+        if child.running:
+            await finish(child.end())
+        else:
+            child.close()
+
+
+async def run(
+    argv: Sequence[str],
+    *,
+    stdin: bytes | None = None,
+    env: Mapping[str, str] | None = None,
+    check: bool = True,
+    limit: int = OUTPUT_LIMIT,
+) -> Finished:
+    """Run a program to its end. ToolFailed when `check` and its code is not 0; being cancelled kills it."""
+    async with spawn(argv, env=env, stdin=stdin is not None, limit=limit) as child:
+        if stdin is not None:
+            with suppress(BrokenPipeError):  # it may end without reading; its exit code tells
+                await child.write(stdin)
+            await child.close_stdin()
+        finished = await child.finished()
+    return finished.check() if check else finished
+
+
+@dataclass(frozen=True, slots=True)
+class _Environment:
+    """What a child finds besides its stdio."""
+
+    env: Mapping[str, str] | None
+    fds: tuple[int, ...]
+    directory: str
+
+
+def _start(
+    argv: Sequence[str],
+    environment: _Environment,
+    stdin: bool,
+    limit: int | None,
+) -> Child:
+    """posix_spawn with the pipes asked for, and the parent's ends wired to the loop."""
+    mine: list[int] = []  # our ends of the pipes
+    theirs: list[int] = []  # closed here once the child has its copies
+    try:
+        duplicates = _stdio(mine, theirs, stdin, limit is not None)
+        for target, fd in enumerate(environment.fds, 3):
+            # a copy out of the way first: a plain dup2 could overwrite a descriptor still to be passed
+            theirs.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64))
+            duplicates.append((theirs[-1], target))
+        child = Child(argv, *_posix_spawn(argv, environment, duplicates))
+    except BaseException:
+        for fd in mine:
+            os.close(fd)
+        raise
+    finally:
+        for fd in theirs:
+            os.close(fd)
+    if stdin:
+        child._stdin = _Input(mine.pop(0))
+    if limit is not None:
+        child._outputs = tuple(_Output(fd, limit) for fd in mine)
+    return child
+
+
+def _stdio(mine: list[int], theirs: list[int], stdin: bool, output: bool) -> list[tuple[int, int]]:
+    sources = [_dev_null()] * 3
+    if stdin:
+        sources[0], end = os.pipe()
+        mine.append(end)
+        theirs.append(sources[0])
+    if output:
+        for target in (1, 2):
+            end, sources[target] = os.pipe()
+            mine.append(end)
+            theirs.append(sources[target])
+    return [(source, target) for target, source in enumerate(sources)]
+
+
+def _posix_spawn(
+    argv: Sequence[str], environment: _Environment, duplicates: list[tuple[int, int]]
+) -> tuple[int, int]:
+    """The child's pid and a pidfd of it."""
+    env = {"PATH": os.environ.get("PATH", _PATH)} if environment.env is None else environment.env
+    close_on_exec_from(3)  # Python opens everything so; what a library or our own parent left open may not be
+    try:
+        pid = posix_spawn(argv, env, duplicates, environment.directory)
+    except OSError as error:
+        reason = f"{error.strerror}: is {argv[0]} installed and executable?"
+        raise ToolFailed(argv, 127, reason) from error
+    try:
+        return pid, os.pidfd_open(pid)
+    except OSError:  # out of descriptors: a child that cannot be watched must not run
+        os.killpg(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+
+
+def _settle(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+@cache
+def _dev_null() -> int:
+    return os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)

@@ -1,0 +1,149 @@
+"""A pod's place on the host: pinned namespaces, the files its containers share, /dev/shm.
+
+All of a pod lies on one small tmpfs at `Paths.pod(id)`: a container that writes to its /etc/hostname without
+end fills that, not the host (CVE-2020-8557), and one unmount takes everything down. There is no pause
+container. Measured: create 1 ms, of which the kernel needs 0.4 for the net namespace; remove 0.3 ms.
+"""
+
+import asyncio
+import os
+import re
+from functools import partial
+from pathlib import Path
+
+from sampan.config import Paths
+from sampan.host import mounts, netns
+from sampan.host.threads import in_own_thread, in_thread
+from sampan.model.errors import AlreadyExists, Invalid
+from sampan.runtime.ports import SandboxPlan
+from sampan.tasks import finish, step_now
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+SPARE = 256 << 10  # bytes of a pod's tmpfs beyond the files' first size
+INODES = 64  # the same, in files
+
+
+class PinnedSandboxes:
+    """The `Sandboxes` port on the real kernel."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._paths = paths
+        self._folder_ready = False
+        self._lock = asyncio.Lock()
+
+    async def create(self, plan: SandboxPlan) -> None:
+        """Make all of it, or raise and leave what `remove` can remove. AlreadyExists for an id in use."""
+        self._check(plan)
+        await self._hide()
+        # Cancelled or not, the thread runs to its end: only then may the caller's `remove` begin.
+        await finish(in_own_thread(partial(self._create, plan)))
+
+    async def remove(self, id: str) -> None:
+        """Unmount and delete all of it, also what was made half or damaged since. Idempotent."""
+        self._pod(id)
+        await finish(in_thread(self._remove, id))
+
+    async def present(self, id: str, namespaces: frozenset[str]) -> bool:
+        """Whether every one of these namespaces is still pinned, and is a namespace of that kind."""
+        self._pod(id)
+        return await in_thread(self._present, id, namespaces)
+
+    def _check(self, plan: SandboxPlan) -> None:
+        self._pod(plan.id)
+        if unknown := plan.namespaces - netns.KINDS.keys():
+            raise Invalid(f"pod {plan.id}: no such namespace to pin: {', '.join(sorted(unknown))}")
+        for name in plan.files:
+            if not _FILE.fullmatch(name) or name in ("ns", "shm"):
+                raise Invalid(f"pod {plan.id}: {name!r} cannot name one of its files")
+
+    def _pod(self, id: str) -> Path:
+        if not _ID.fullmatch(id):
+            raise Invalid(f"{id!r} is not the id of a pod")
+        return self._paths.pod(id)
+
+    async def _hide(self) -> None:
+        """Once per daemon, by the first caller, make the folder of all pods a private mount."""
+        if self._folder_ready:
+            return
+        async with self._lock:
+            if not self._folder_ready:
+                await finish(in_thread(self._make_folder))
+                self._folder_ready = True
+
+    def _make_folder(self) -> None:
+        folder = self._paths.pod("x").parent
+        step_now("pods.folder", str(folder))
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        mounts.hide(folder)
+
+    # --- in a thread
+    # ------------------------------------------------------------------------------------------
+
+    def _create(self, plan: SandboxPlan) -> None:
+        pod = self._paths.pod(plan.id)
+        self._make_directory(plan, pod)
+        step_now("pod.files", plan.id)
+        for name, content in plan.files.items():
+            _write_new(pod / name, content)
+        if plan.shm_size:
+            step_now("pod.shm", plan.id)
+            shm = self._paths.shm(plan.id)
+            shm.mkdir(mode=0o700)
+            mounts.tmpfs(shm, plan.shm_size, 0o1777)
+        if plan.namespaces or plan.sysctls:
+            self._make_namespaces(plan)
+
+    def _make_directory(self, plan: SandboxPlan, pod: Path) -> None:
+        step_now("pod.directory", plan.id)
+        try:
+            pod.mkdir(mode=0o700)
+        except FileExistsError:
+            raise AlreadyExists(f"pod {plan.id}: {pod} is there already; remove the pod first") from None
+        step_now("pod.mount", plan.id)
+        mounts.tmpfs(pod, SPARE + sum(_pages(content) for content in plan.files.values()), 0o700, INODES)
+        (pod / "ns").mkdir(mode=0o700)
+
+    def _make_namespaces(self, plan: SandboxPlan) -> None:
+        """From here on the thread is in the pod. It ends with this call, and if nothing was pinned they end
+        with it."""
+        places = {kind: self._paths.namespace(plan.id, kind) for kind in sorted(plan.namespaces)}
+        step_now("pod.namespaces", plan.id)
+        for place in places.values():
+            _write_new(place, b"")
+        netns.enter_new(plan.namespaces)
+        if "uts" in plan.namespaces:
+            netns.set_hostname(plan.hostname)
+        netns.write_sysctls(plan.sysctls, plan.namespaces)
+        for kind, place in places.items():
+            step_now(f"pod.namespaces.{kind}", plan.id)
+            netns.pin(kind, place)
+
+    def _remove(self, id: str) -> None:
+        pod = self._paths.pod(id)
+        step_now("pod.remove.mounts", id)
+        mounts.detach(pod)
+        step_now("pod.remove.directory", id)
+        mounts.delete(pod)
+
+    def _present(self, id: str, namespaces: frozenset[str]) -> bool:
+        return all(netns.is_pinned(self._paths.namespace(id, kind), kind) for kind in namespaces)
+
+
+def _write_new(path: Path, content: bytes) -> None:
+    """A file that is not there yet, readable by every user of a container whatever our umask is."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    try:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(fd, view) :]
+        os.fchmod(fd, 0o644)
+    finally:
+        os.close(fd)
+
+
+def _pages(content: bytes) -> int:
+    """The room that a file takes on a tmpfs, at the largest page size of our architectures (arm64: 64
+    KiB)."""
+    return -(-len(content) // 65536) * 65536

@@ -1,0 +1,110 @@
+"""The Container record: identity, the CRI config it came from, and facts. Its state is read off the facts.
+
+(intent) --created--> CREATED --started--> RUNNING --finished--> EXITED
+                         |                                         ^
+                         +------------ finished, start failed -----+
+"""
+
+from enum import Enum
+
+import msgspec
+
+from sampan.api import cri_pb2 as cri
+from sampan.model.errors import WrongState
+from sampan.model.process import ProcessRef
+from sampan.model.user import User
+
+
+class ContainerState(Enum):
+    """What the CRI calls CONTAINER_CREATED, CONTAINER_RUNNING and CONTAINER_EXITED."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    EXITED = "exited"
+
+
+class Container(msgspec.Struct, frozen=True, kw_only=True):
+    """A container. Times are ns since the epoch, 0 for "not yet"; `stop_signal` is a signal number.
+
+    `init` and `monitor` are known once the OCI runtime has created it; a record without them is an intent that
+    nobody was told of. `cgroup` is the path as the OCI runtime takes it, `log_path` is absolute or "".
+    """
+
+    id: str
+    pod_id: str
+    config: cri.ContainerConfig
+    handler: str
+    image_id: str
+    created_at: int
+    cgroup: str = ""
+    log_path: str = ""
+    user: User = User()
+    stop_signal: int = 15
+    init: ProcessRef | None = None
+    monitor: ProcessRef | None = None
+    started_at: int = 0
+    finished_at: int = 0
+    exit_code: int = 0
+    oom_killed: bool = False
+    reason: str = ""
+    message: str = ""
+
+    @property
+    def state(self) -> ContainerState:
+        if self.finished_at:
+            return ContainerState.EXITED
+        return ContainerState.RUNNING if self.started_at else ContainerState.CREATED
+
+    @property
+    def visible(self) -> bool:
+        """Listed once it was created, or ended while being created."""
+        return self.init is not None or bool(self.finished_at)
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """What makes it unique: a second create with the same key is a retry of the first."""
+        return (self.pod_id, self.config.metadata.name, self.config.metadata.attempt)
+
+
+def created(container: Container, init: ProcessRef, monitor: ProcessRef, user: User) -> Container:
+    """The OCI runtime has made it, and it waits to be started."""
+    return msgspec.structs.replace(container, init=init, monitor=monitor, user=user)
+
+
+def started(container: Container, at: int) -> Container:
+    """It runs; one that has ended already keeps its end."""
+    return msgspec.structs.replace(container, started_at=at)
+
+
+def start_failed(container: Container, at: int, why: str) -> Container:
+    """The OCI runtime could not start it: exited with 128 and the reason StartError, as containerd shows it."""
+    return msgspec.structs.replace(
+        container, started_at=0, finished_at=at, exit_code=128, reason="StartError", message=why[:4096]
+    )
+
+
+def finished(container: Container, *, at: int, code: int, oom: bool = False, lost: bool = False) -> Container:
+    """It has ended. The first end that is recorded stays."""
+    if container.finished_at:
+        return container
+    reason, message = _ending(code, oom, lost)
+    return msgspec.structs.replace(
+        container, finished_at=at, exit_code=code, oom_killed=oom, reason=reason, message=message
+    )
+
+
+def _ending(code: int, oom: bool, lost: bool) -> tuple[str, str]:
+    if oom:
+        return "OOMKilled", "the kernel killed it: its memory limit was reached"
+    if lost:
+        return "Unknown", "its end was not observed: the monitor or the machine went down with it"
+    return ("Completed", "") if code == 0 else ("Error", "")
+
+
+def require(container: Container, verb: str, *states: ContainerState) -> None:
+    """Raise WrongState unless the container is in one of `states`."""
+    if container.state not in states:
+        wanted = " or ".join(state.value for state in states)
+        raise WrongState(
+            f"cannot {verb} container {container.id}: it is {container.state.value}, not {wanted}"
+        )

@@ -1,0 +1,97 @@
+"""The Pod record: identity, the CRI config it came from, and facts. Its state is read off the facts.
+
+(intent) --ready--> READY --broken (reboot, init died)--> NOTREADY
+    |                 |                                     |
+    +---stopping------+-----------stopping------------------+--> NOTREADY --stopped--> NOTREADY (nothing left)
+"""
+
+from enum import Enum
+
+import msgspec
+
+from sampan.api import cri_pb2 as cri
+from sampan.model.process import ProcessRef
+
+
+class PodState(Enum):
+    """What the CRI calls SANDBOX_READY and SANDBOX_NOTREADY."""
+
+    READY = "ready"
+    NOT_READY = "not ready"
+
+
+class PodKey(msgspec.Struct, frozen=True):
+    """What makes a pod unique: a second run with the same key is a retry of the first."""
+
+    namespace: str
+    name: str
+    uid: str
+    attempt: int
+
+
+class Pod(msgspec.Struct, frozen=True, kw_only=True):
+    """A pod sandbox. Times are ns since the epoch, 0 for "not yet".
+
+    `namespaces` are those of its own (of net, ipc, uts); `conflist` is the CNI configuration recorded before ADD, so
+    while it is set and `stopped_at` is 0 a DEL is owed; `cgroup_made` says that we made its cgroup parent.
+    """
+
+    id: str
+    config: cri.PodSandboxConfig
+    handler: str
+    created_at: int
+    hostname: str
+    namespaces: frozenset[str] = frozenset()
+    cgroup_parent: str = ""
+    cgroup_made: bool = False
+    conflist: bytes = b""
+    cni_result: bytes = b""
+    ips: tuple[str, ...] = ()
+    init: ProcessRef | None = None
+    init_monitor: ProcessRef | None = None
+    init_wanted: bool = False
+    ready_at: int = 0
+    broken_at: int = 0
+    broken_reason: str = ""
+    stopping_at: int = 0
+    stopped_at: int = 0
+
+    @property
+    def key(self) -> PodKey:
+        meta = self.config.metadata
+        return PodKey(meta.namespace, meta.name, meta.uid, meta.attempt)
+
+    @property
+    def state(self) -> PodState:
+        usable = self.ready_at and not self.stopping_at and not self.broken_at
+        return PodState.READY if usable else PodState.NOT_READY
+
+    @property
+    def visible(self) -> bool:
+        """A pod is listed once it was ready, or once its making failed in a way that left something to remove."""
+        return bool(self.ready_at or self.stopping_at)
+
+    @property
+    def network_owed(self) -> bool:
+        """Whether a CNI DEL is owed."""
+        return bool(self.conflist) and not self.stopped_at
+
+
+def ready(pod: Pod, at: int) -> Pod:
+    """All of it is there."""
+    return msgspec.structs.replace(pod, ready_at=at)
+
+
+def broken(pod: Pod, at: int, reason: str) -> Pod:
+    """Something it stands on is gone: after a reboot, or because its init died."""
+    return pod if pod.broken_at else msgspec.structs.replace(pod, broken_at=at, broken_reason=reason)
+
+
+def stopping(pod: Pod, at: int) -> Pod:
+    """From here on it takes no new containers, and what it has is being taken down."""
+    return pod if pod.stopping_at else msgspec.structs.replace(pod, stopping_at=at)
+
+
+def stopped(pod: Pod, at: int) -> Pod:
+    """Nothing of it is left on the machine but its record."""
+    return msgspec.structs.replace(pod, stopped_at=at, init=None, init_monitor=None, init_wanted=False)

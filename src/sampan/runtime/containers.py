@@ -1,0 +1,283 @@
+"""Containers: create, start, remove. How they stop is `runtime.stops`, how they end `runtime.exits`."""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from sampan.api import cri_pb2 as cri
+from sampan.config import Config
+from sampan.model import container as transitions
+from sampan.model import ids, signals
+from sampan.model.container import Container, ContainerState
+from sampan.model.errors import AlreadyExists, NotFound, SampanError, WrongState
+from sampan.model.image import Image
+from sampan.model.pod import Pod, PodState
+from sampan.runtime.exits import Exits
+from sampan.runtime.images import Images
+from sampan.runtime.machine import Machine
+from sampan.runtime.pod_init import PodInit, pod_facts
+from sampan.runtime.ports import Launch
+from sampan.runtime.state import Gone, State, now
+from sampan.runtime.stops import Stops
+from sampan.spec import container as container_spec
+from sampan.spec import validate
+from sampan.spec.facts import ContainerFacts
+from sampan.tasks import Joined, KeyedLock, finish, step
+from sampan.wire import passwd
+
+log = logging.getLogger("sampan.containers")
+LOOK_SECONDS = 30.0  # for a look at the host paths a request names, which may lie on a dead file system
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the verbs of a container work with."""
+
+    config: Config
+    state: State
+    machine: Machine
+    images: Images
+    exits: Exits
+    stops: Stops
+    init: PodInit
+
+
+class Containers:
+    """The verbs of a container. A create belongs to the operation, not to its caller: a retry joins it."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._config = parts.config
+        self._state = parts.state
+        self._machine = parts.machine
+        self._images = parts.images
+        self._exits = parts.exits
+        self._stops = parts.stops
+        self._init = parts.init
+        self._joined = Joined()
+        self._locks = KeyedLock()
+
+    # --- create ---------------------------------------------------------------------------------------------
+
+    async def create(self, pod_id: str, config: cri.ContainerConfig) -> str:
+        """Make a container, not started; returns its id. Raises NotFound (pod, image), WrongState (pod not ready),
+        Invalid, AlreadyExists (name and attempt taken by another config), ToolFailed (the OCI runtime's words)."""
+        pod = ids.resolve("pod", self._state.pods, pod_id)
+        if pod.state is not PodState.READY:
+            raise WrongState(f"pod {pod.id} is not ready: {pod.broken_reason or 'it was stopped'}")
+        validate.check_container(config, pod.config, self._machine.host)
+        image = self._images.find(config.image.image)
+        if image is None:
+            raise NotFound(f"image {config.image.image!r} is not on this node; pull it first")
+        container = self._plan(pod, config, image)
+        same = next((other for other in self._state.containers.values() if other.key == container.key), None)
+        if same is not None and not self._joined.running(container.key):
+            return _retried(same, config)
+        return await self._joined.run(container.key, self._create(pod, container, image))
+
+    def _plan(self, pod: Pod, config: cri.ContainerConfig, image: Image) -> Container:
+        id = ids.new_id()
+        return Container(
+            id=id,
+            pod_id=pod.id,
+            config=config,
+            handler=pod.handler,
+            image_id=image.id,
+            created_at=now(),
+            cgroup=self._machine.cgroups.container_path(pod.cgroup_parent, id),
+            log_path=validate.log_path(config, pod.config),
+            stop_signal=signals.number(config.stop_signal, image.config.stop_signal),
+        )
+
+    async def _create(self, pod: Pod, container: Container, image: Image) -> str:
+        await step("container.intent", container.id)
+        await self._state.commit(container)
+        try:
+            container = await self._make(pod, container, image)
+            if self._state.pods[pod.id].state is not PodState.READY:
+                raise WrongState(f"pod {pod.id} was stopped while container {container.id} was being created")
+            await step("container.created", container.id)
+            await self._state.commit(container)
+        except BaseException:
+            await finish(self._teardown(container))
+            raise
+        self._exits.watch(container)
+        return container.id
+
+    async def _make(self, pod: Pod, container: Container, image: Image) -> Container:
+        facts = await self._facts(pod, container, image)
+        spec = container_spec.build(facts)
+        bundle = await self._machine.bundles.write(container.id, spec)
+        launch = Launch(
+            id=container.id,
+            bundle=bundle,
+            handler=self._config.handlers[container.handler],
+            log=await self._log(pod, container),
+            terminal=container.config.tty,
+            stdin=container.config.stdin,
+            stdin_once=container.config.stdin_once,
+        )
+        await step("container.launch", container.id)
+        launched = await self._machine.oci.create(launch)
+        return transitions.created(container, launched.init, launched.monitor, facts.user)
+
+    async def _log(self, pod: Pod, container: Container) -> Any:
+        if not container.log_path:
+            return None
+        return await self._machine.bundles.make_log(pod.config.log_directory, container.log_path)
+
+    async def _facts(self, pod: Pod, container: Container, image: Image) -> ContainerFacts:
+        config = container.config
+        context = config.linux.security_context
+        root = await self._machine.rootfs.prepare(container.id, image.layers)
+        databases = [
+            await self._machine.rootfs.read(root, f"/etc/{name}", passwd.LIMIT) for name in USER_FILES
+        ]
+        looked = await self._look(config)
+        shares_pid = context.namespace_options.pid == cri.POD
+        return ContainerFacts(
+            id=container.id,
+            config=config,
+            image=image.config,
+            pod=pod_facts(pod, self._config.paths, await self._init.namespace(pod) if shares_pid else ""),
+            host=self._machine.host,
+            user=passwd.resolve(image.config.user, context, *databases),
+            rootfs=str(root),
+            cgroups_path=container.cgroup,
+            target_pid_namespace=self._target(pod, context.namespace_options),
+            sources=looked[0],
+            device_nodes=looked[1],
+            seccomp_localhost=looked[2],
+        )
+
+    async def _look(self, config: cri.ContainerConfig) -> tuple[Any, Any, bytes]:
+        """What the host paths in the request really are."""
+        facts = self._machine.facts
+        sources = sorted({mount.host_path for mount in config.mounts if mount.host_path})
+        devices = sorted({device.host_path for device in config.devices})
+        profile = validate.localhost_profile(config)
+        async with asyncio.timeout(LOOK_SECONDS):
+            return (
+                await facts.sources(sources) if sources else {},
+                await facts.device_nodes(devices) if devices else {},
+                await self._machine.bundles.read_profile(profile) if profile else b"",
+            )
+
+    def _target(self, pod: Pod, options: cri.NamespaceOption) -> str:
+        """The PID namespace of the running container of this pod that `target_id` names."""
+        if options.pid != cri.TARGET:
+            return ""
+        target = ids.resolve("container", self._state.containers, options.target_id)
+        if target.pod_id != pod.id:
+            raise WrongState(f"target container {target.id} is in another pod than {pod.id}")
+        transitions.require(target, "share the PID namespace of", ContainerState.RUNNING)
+        assert target.init is not None
+        return f"/proc/{target.init.pid}/ns/pid"
+
+    # --- start ------------------------------------------------------------------------------------------------
+
+    async def start(self, id: str) -> None:
+        """Let a created container run. Raises NotFound, WrongState, or ToolFailed, after which it is EXITED with 128 and
+        StartError, so that its status says why."""
+        container = ids.resolve("container", self._state.containers, id)
+        await finish(self._start(container.id))
+
+    async def _start(self, id: str) -> None:
+        async with self._locks(id):
+            container = ids.resolve("container", self._state.containers, id)
+            transitions.require(container, "start", ContainerState.CREATED)
+            pod = self._state.pods[container.pod_id]
+            if pod.state is not PodState.READY:
+                raise WrongState(f"cannot start container {id}: its pod {pod.id} is not ready")
+            await step("container.start", id)
+            try:
+                await self._machine.oci.start(self._config.handlers[container.handler], id)
+            except SampanError as error:
+                why = str(error)
+                await self._state.update_container(
+                    id, lambda now_: transitions.start_failed(now_, now(), why)
+                )
+                await self._stops.kill(container)
+                raise
+            await step("container.started", id)
+            await self._state.update_container(id, lambda now_: transitions.started(now_, now()))
+
+    # --- stop and remove --------------------------------------------------------------------------------------
+
+    async def stop(self, id: str, seconds: int) -> None:
+        """Ask it to end, kill it after `seconds` (0 or less: at once). Gone or ended is fine."""
+        container = ids.find("container", self._state.containers, id)
+        if container is not None and container.init is not None:
+            await self._stops.stop(container, seconds)
+
+    async def stop_all(self, pod_id: str) -> None:
+        """Kill every container of a pod that is being stopped; creates in flight end first (they see the pod go)."""
+        for container in self._state.containers_of(pod_id):
+            await self._joined.wait(container.key)
+        live = [container for container in self._state.containers_of(pod_id) if container.init is not None]
+        await asyncio.gather(*(self._stops.stop(container, 0) for container in live))
+        for container in live:
+            await self._exits.freed(container.id)
+
+    async def remove(self, id: str) -> None:
+        """Kill it if it runs, and forget it. Unknown is fine; a second caller joins the first. Logs stay."""
+        container = ids.find("container", self._state.containers, id)
+        if container is not None:
+            await self._joined.wait(container.key)
+            await self._joined.run(("remove", container.id), self._remove(container))
+
+    async def _remove(self, container: Container) -> None:
+        if container.id not in self._state.containers:
+            return
+        if container.init is not None:
+            await self._stops.stop(container, 0)
+        await self._teardown(container)
+
+    async def _teardown(self, container: Container) -> None:
+        """The one clean-up of a container, for a failed create, a remove and a boot. Idempotent."""
+        await step("container.teardown", container.id)
+        await self._exits.freed(container.id)
+        await self._machine.oci.delete(self._config.handlers[container.handler], container.id)
+        await self._machine.rootfs.remove(container.id)
+        await self._machine.bundles.remove(container.id)
+        await step("container.forget", container.id)
+        await self._state.commit(Gone("container", container.id))
+
+    async def teardown_leftover(self, id: str) -> None:
+        """At boot: a container whose create was never acknowledged."""
+        await self._teardown(self._state.containers[id])
+
+    # --- the rest ---------------------------------------------------------------------------------------------
+
+    async def reopen_log(self, id: str) -> None:
+        """After the kubelet has renamed the log: a new file exists when this returns. Raises NotFound, WrongState."""
+        container = ids.resolve("container", self._state.containers, id)
+        transitions.require(container, "reopen the log of", ContainerState.RUNNING)
+        if not container.log_path:
+            raise WrongState(f"container {container.id} has no log")
+        pod = self._state.pods[container.pod_id]
+        await step("container.log.reopen", container.id)
+        log_path = await self._machine.bundles.make_log(pod.config.log_directory, container.log_path)
+        await self._machine.oci.reopen_log(container.id, log_path)
+
+    async def adopt_started(self, container: Container) -> None:
+        """At boot: a container recorded as created may have been started just before the daemon died."""
+        if await self._machine.oci.running(container.id):
+            await self._state.update_container(container.id, lambda now_: transitions.started(now_, now()))
+
+    async def settle(self) -> None:
+        """Wait for the operations in flight (orderly stop of the daemon)."""
+        await self._joined.settle()
+
+
+USER_FILES = ("passwd", "group")
+
+
+def _retried(container: Container, config: cri.ContainerConfig) -> str:
+    if container.config == config and container.state is ContainerState.CREATED:
+        return container.id
+    meta = config.metadata
+    raise AlreadyExists(
+        f"container {meta.name!r} (attempt {meta.attempt}) of pod {container.pod_id} exists as {container.id} "
+        f"({container.state.value}); remove it or use another attempt number"
+    )

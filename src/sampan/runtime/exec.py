@@ -1,0 +1,44 @@
+"""ExecSync: one command in a running container, to its end."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sampan.config import Config
+from sampan.model import container as transitions
+from sampan.model import ids
+from sampan.model.container import ContainerState
+from sampan.model.errors import Invalid, Lost
+from sampan.runtime.machine import Machine
+from sampan.runtime.ports import ExecResult
+from sampan.runtime.state import State
+from sampan.tasks import step
+
+
+class Exec:
+    """Commands in running containers."""
+
+    def __init__(self, config: Config, state: State, machine: Machine) -> None:
+        self._config = config
+        self._state = state
+        self._machine = machine
+
+    async def sync(self, id: str, command: Sequence[str], seconds: int) -> ExecResult:
+        """Run `command` with the container's own identity and environment; `seconds` 0 or less waits for ever.
+        Raises NotFound, WrongState (not running), Invalid (no command), TimeoutError after killing it."""
+        if not command or not command[0]:
+            raise Invalid("exec needs a command: cmd is empty")
+        if any("\0" in word for word in command):
+            raise Invalid("exec cmd holds a NUL byte")
+        container = ids.resolve("container", self._state.containers, id)
+        transitions.require(container, "exec in", ContainerState.RUNNING)
+        process = await self._process(container.id, command)
+        await step("container.exec", container.id)
+        handler = self._config.handlers[container.handler]
+        return await self._machine.oci.exec_sync(handler, container.id, process, max(seconds, 0))
+
+    async def _process(self, id: str, command: Sequence[str]) -> dict[str, Any]:
+        """The container's own process object (OCI runtime-spec, config.md#process) with another command."""
+        spec = await self._machine.bundles.read(id)
+        if spec is None:
+            raise Lost(f"the bundle of container {id} is gone; it cannot be exec'ed into")
+        return {**spec["process"], "args": list(command), "terminal": False}

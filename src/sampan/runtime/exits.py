@@ -1,0 +1,76 @@
+"""One watcher for each live container: it waits for the end, records it, and frees what only a live one needs."""
+
+import asyncio
+import logging
+
+from sampan.config import Config
+from sampan.model import container as transitions
+from sampan.model.container import Container
+from sampan.model.errors import Exhausted, NotFound, Unavailable
+from sampan.runtime.machine import Machine
+from sampan.runtime.ports import Exit, Launched
+from sampan.runtime.state import State
+from sampan.tasks import Tasks, step
+
+log = logging.getLogger("sampan.exits")
+RETRY_SECONDS = 1.0  # between attempts to record an end while the disk is full
+
+
+class Exits:
+    """Ends of containers, as facts and as something to wait for."""
+
+    def __init__(self, config: Config, state: State, machine: Machine, tasks: Tasks) -> None:
+        self._config = config
+        self._state = state
+        self._machine = machine
+        self._tasks = tasks
+        self._ended: dict[str, asyncio.Event] = {}
+        self._watchers: dict[str, asyncio.Task[None]] = {}
+
+    def watch(self, container: Container) -> None:
+        """Start watching a created container (also one that has ended while the daemon was away)."""
+        if container.id not in self._watchers:
+            self._ended[container.id] = asyncio.Event()
+            self._watchers[container.id] = self._tasks.start(
+                f"exit of container {container.id}", self._watch(container)
+            )
+
+    async def ended(self, id: str) -> None:
+        """Wait until the end of the container is on record."""
+        if id in self._ended:
+            await self._ended[id].wait()
+
+    async def freed(self, id: str) -> None:
+        """Wait until the watcher is done with it; then its cgroup and its monitor are gone."""
+        watcher = self._watchers.pop(id, None)
+        if watcher is not None:
+            await asyncio.wait([watcher])
+        self._ended.pop(id, None)
+
+    async def _watch(self, container: Container) -> None:
+        assert container.init is not None and container.monitor is not None
+        end = await self._machine.oci.wait(container.id, Launched(container.init, container.monitor))
+        await step("container.exit", container.id)
+        try:
+            await self._record(container.id, end)
+        finally:
+            self._ended[container.id].set()
+        await step("container.exit.free", container.id)
+        await self._machine.oci.delete(self._config.handlers[container.handler], container.id)
+
+    async def _record(self, id: str, end: Exit) -> None:
+        """An end must not get lost because the disk is full for a moment."""
+        while True:
+            try:
+                await self._state.update_container(
+                    id,
+                    lambda now_: transitions.finished(
+                        now_, at=end.at, code=end.code, oom=end.oom, lost=end.lost
+                    ),
+                )
+                return
+            except NotFound:
+                return
+            except (Exhausted, Unavailable) as error:
+                log.error("cannot record the end of container %s yet: %s", id, error)
+                await asyncio.sleep(RETRY_SECONDS)

@@ -1,0 +1,258 @@
+"""Pods: run, stop, remove, and the one idempotent teardown that a failed run, StopPodSandbox and a boot share.
+
+Network namespaces are pinned, not held by a pause process. A pod whose containers share a PID namespace gets an init,
+made when the first such container is created (`PodInit`).
+"""
+
+import asyncio
+from collections.abc import Mapping
+
+import msgspec
+
+from sampan.api import cri_pb2 as cri
+from sampan.config import Config
+from sampan.model import ids
+from sampan.model import pod as transitions
+from sampan.model.errors import AlreadyExists, Invalid, WrongState
+from sampan.model.pod import Pod, PodState
+from sampan.runtime.containers import Containers
+from sampan.runtime.pod_init import PodInit
+from sampan.runtime.machine import Machine
+from sampan.runtime.ports import Attachment, PortMapping, SandboxPlan
+from sampan.runtime.state import Gone, State, now
+from sampan.spec import dns, namespaces, sysctls, validate
+from sampan.tasks import Joined, finish, step
+
+CNI_SECONDS = 60.0
+DEFAULT_PARENT = {"cgroupfs": "/sampan", "systemd": "sampan.slice"}
+PROTOCOLS = {cri.TCP: "tcp", cri.UDP: "udp", cri.SCTP: "sctp"}
+
+
+class Pods:
+    """The verbs of a pod. Work belongs to the operation: a caller that goes away does not undo it, a retry joins it."""
+
+    def __init__(
+        self, config: Config, state: State, machine: Machine, containers: Containers, init: PodInit
+    ) -> None:
+        self._config = config
+        self._state = state
+        self._machine = machine
+        self._containers = containers
+        self._init = init
+        self._joined = Joined()
+
+    # --- run ----------------------------------------------------------------------------------------------
+
+    async def run(self, config: cri.PodSandboxConfig, handler: str) -> str:
+        """Make a pod and return its id. The same name, uid, namespace and attempt again is a retry: it joins the run in
+        flight, or gets the id of the ready pod. Raises Invalid, AlreadyExists, Unavailable (no network yet)."""
+        handler = self._handler(handler)
+        validate.check_pod(config, self._machine.host)
+        pod = self._plan(config, handler)
+        same = next((other for other in self._state.pods.values() if other.key == pod.key), None)
+        if same is not None and not self._joined.running(pod.key):
+            return self._retried(same, config)
+        return await self._joined.run(pod.key, self._run(pod))
+
+    def _handler(self, name: str) -> str:
+        name = name or self._config.runtime.default_handler
+        if name not in self._config.handlers:
+            known = ", ".join(sorted(self._config.handlers))
+            raise Invalid(f"no runtime handler {name!r} is configured; known are: {known}")
+        return name
+
+    def _plan(self, config: cri.PodSandboxConfig, handler: str) -> Pod:
+        driver = "systemd" if self._machine.host.systemd_cgroup else "cgroupfs"
+        return Pod(
+            id=ids.new_id(),
+            config=config,
+            handler=handler,
+            created_at=now(),
+            hostname=validate.hostname(config, self._machine.node),
+            namespaces=namespaces.owned(config.linux.security_context.namespace_options),
+            cgroup_parent=config.linux.cgroup_parent or DEFAULT_PARENT[driver],
+        )
+
+    def _retried(self, pod: Pod, config: cri.PodSandboxConfig) -> str:
+        if pod.state is PodState.READY and pod.config == config:
+            return pod.id
+        meta = config.metadata
+        what = "with another configuration" if pod.state is PodState.READY else "no longer ready"
+        raise AlreadyExists(
+            f"pod {meta.namespace}/{meta.name} (uid {meta.uid}, attempt {meta.attempt}) exists as {pod.id}, {what}; "
+            f"remove it or use another attempt number"
+        )
+
+    async def _run(self, pod: Pod) -> str:
+        if "net" in pod.namespaces:
+            pod = msgspec.structs.replace(pod, conflist=await self._machine.network.load())
+        await step("pod.intent", pod.id)
+        await self._state.commit(pod)
+        try:
+            await self._make(pod)
+            await step("pod.ready", pod.id)
+            await self._state.update_pod(pod.id, lambda now_: transitions.ready(now_, now()))
+        except BaseException:
+            await finish(self._undo(pod.id))
+            raise
+        return pod.id
+
+    async def _make(self, pod: Pod) -> None:
+        await self._machine.sandboxes.create(await self._sandbox_plan(pod))
+        if pod.config.log_directory:
+            await self._machine.bundles.make_log_directory(pod.config.log_directory)
+        await self._make_parent(pod)
+        if pod.conflist:
+            await step("pod.network", pod.id)
+            async with asyncio.timeout(CNI_SECONDS):
+                attached = await self._machine.network.attach(self._attachment(pod))
+            await self._state.update_pod(
+                pod.id,
+                lambda now_: msgspec.structs.replace(now_, ips=attached.ips, cni_result=attached.result),
+            )
+
+    async def _sandbox_plan(self, pod: Pod) -> SandboxPlan:
+        files = {"hostname": pod.hostname.encode() + b"\n"}
+        files["resolv.conf"] = dns.resolv_conf(pod.config.dns_config) or await self._machine.facts.host_file(
+            "/etc/resolv.conf"
+        )
+        return SandboxPlan(
+            id=pod.id,
+            namespaces=pod.namespaces,
+            hostname=pod.hostname,
+            sysctls=sysctls.resolved(pod.config),
+            files=files,
+            shm_size=(64 << 20) if "ipc" in pod.namespaces else 0,
+        )
+
+    async def _make_parent(self, pod: Pod) -> None:
+        """Ours to remove at the end if we made it, or if another pod that still stands on it did."""
+        await step("pod.cgroup", pod.id)
+        made = await self._machine.cgroups.make_parent(pod.cgroup_parent)
+        made = made or any(
+            other.cgroup_made and other.cgroup_parent == pod.cgroup_parent
+            for other in self._state.pods.values()
+        )
+        if made:
+            await self._state.update_pod(pod.id, lambda now_: msgspec.structs.replace(now_, cgroup_made=True))
+
+    async def _undo(self, id: str) -> None:
+        """After a failed run: nothing may be left. If that fails too the pod is shown, not ready, to be removed."""
+        await self._state.update_pod(id, lambda pod: transitions.stopping(pod, now()))
+        await self._teardown(id)
+        await self._forget(id)
+
+    # --- stop and remove ------------------------------------------------------------------------------------
+
+    async def stop(self, id: str) -> None:
+        """Kill its containers and free all it holds; what is gone already is fine. Raises what the teardown met; the
+        pod then stays not ready, and the next call tries again."""
+        pod = ids.find("pod", self._state.pods, id)
+        if pod is None or pod.stopped_at:
+            return
+        await self._joined.run(("stop", pod.id), self._stop(pod))
+
+    async def _stop(self, pod: Pod) -> None:
+        await step("pod.stop", pod.id)
+        await self._joined.wait(pod.key)  # half a pod cannot be stopped while the other half is being made
+        if pod.id in self._state.pods:
+            await self._state.update_pod(pod.id, lambda now_: transitions.stopping(now_, now()))
+            await self._teardown(pod.id)
+
+    async def remove(self, id: str) -> None:
+        """Stop it, remove its containers and forget it. Unknown is fine."""
+        pod = ids.find("pod", self._state.pods, id)
+        if pod is not None:
+            await self._joined.run(("remove", pod.id), self._remove(pod))
+
+    async def _remove(self, pod: Pod) -> None:
+        await self.stop(pod.id)
+        containers = self._state.containers_of(pod.id)
+        await asyncio.gather(*(self._containers.remove(container.id) for container in containers))
+        if pod.id in self._state.pods:
+            await self._forget(pod.id)
+
+    async def _forget(self, id: str) -> None:
+        pod = self._state.pods[id]
+        if pod.cgroup_made and not self._parent_used(pod):
+            await step("pod.cgroup.remove", id)
+            await self._machine.cgroups.remove_parent(pod.cgroup_parent)
+        await step("pod.forget", id)
+        await self._state.commit(Gone("pod", id))
+
+    def _parent_used(self, pod: Pod) -> bool:
+        """Whether another pod stands in the same parent; it inherits the duty to remove it."""
+        others = (other for other in self._state.pods.values() if other.id != pod.id)
+        return any(other.cgroup_made and other.cgroup_parent == pod.cgroup_parent for other in others)
+
+    # --- the one teardown -------------------------------------------------------------------------------------
+
+    async def _teardown(self, id: str) -> None:
+        """Take down whatever of the pod is there, from the outside in. Idempotent: every part tolerates absence."""
+        pod = self._state.pods[id]
+        await self._containers.stop_all(id)
+        await self._init.remove(pod)
+        if pod.network_owed:
+            await step("pod.network.detach", id)
+            async with asyncio.timeout(CNI_SECONDS):
+                await self._machine.network.detach(self._attachment(pod))
+        await self._machine.sandboxes.remove(id)
+        await step("pod.stopped", id)
+        await self._state.update_pod(id, lambda now_: transitions.stopped(now_, now()))
+
+    async def teardown_leftover(self, id: str) -> None:
+        """At boot: a pod whose run was never acknowledged, or whose stop was cut short."""
+        pod = self._state.pods[id]
+        if not pod.ready_at:
+            await self._undo(id)
+        elif pod.stopping_at:
+            await self._stop(pod)
+
+    async def settle(self) -> None:
+        """Wait for the operations in flight (orderly stop of the daemon)."""
+        await self._joined.settle()
+
+    # --- facts ------------------------------------------------------------------------------------------------
+
+    def _attachment(self, pod: Pod) -> Attachment:
+        meta = pod.config.metadata
+        return Attachment(
+            pod_id=pod.id,
+            netns=str(self._config.paths.namespace(pod.id, "net")),
+            name=meta.name,
+            namespace=meta.namespace,
+            uid=meta.uid,
+            conflist=pod.conflist,
+            result=pod.cni_result,
+            port_mappings=port_mappings(pod.config),
+            annotations=dict(pod.config.annotations),
+            cgroup_path=pod.cgroup_parent,
+            dns=_dns(pod.config.dns_config),
+        )
+
+
+def require_ready(state: State, id: str) -> Pod:
+    """The pod, if containers may be made in it. Raises NotFound or WrongState."""
+    pod = ids.resolve("pod", state.pods, id)
+    if pod.state is not PodState.READY:
+        why = pod.broken_reason or "it was stopped"
+        raise WrongState(f"pod {pod.id} is not ready: {why}")
+    return pod
+
+
+def port_mappings(config: cri.PodSandboxConfig) -> tuple[PortMapping, ...]:
+    """The ports that are to be published on the host; those without a host port publish nothing."""
+    return tuple(
+        PortMapping(PROTOCOLS[mapping.protocol], mapping.container_port, mapping.host_port, mapping.host_ip)
+        for mapping in config.port_mappings
+        if mapping.host_port
+    )
+
+
+def _dns(config: cri.DNSConfig) -> Mapping[str, object]:
+    parts = {
+        "servers": list(config.servers),
+        "searches": list(config.searches),
+        "options": list(config.options),
+    }
+    return {name: values for name, values in parts.items() if values}

@@ -1,0 +1,383 @@
+"""What the use cases may ask of the machine, as protocols.
+
+Each has one real implementation in `host/` and one fake in `tests/fakes.py`; `tests/contracts/` holds both to
+the same behaviour. Everything that removes is idempotent, and works after a reboot, when only the record is left.
+"""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from sampan.config import Handler
+from sampan.model.process import ProcessRef
+from sampan.spec.facts import DeviceNode, Source
+from sampan.wire.credentials import Credentials
+from sampan.wire.manifest import Descriptor
+from sampan.wire.reference import Reference
+
+
+# --- processes: crun under conmon ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """A container to create: `bundle` holds its config.json; `log` is an existing regular file, or None."""
+
+    id: str
+    bundle: Path
+    handler: Handler
+    log: Path | None = None
+    terminal: bool = False
+    stdin: bool = False
+    stdin_once: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """The container's init (created, not started) and the conmon that watches it."""
+
+    init: ProcessRef
+    monitor: ProcessRef
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a container ended. `code` is 255 with `lost` set where nobody saw it; `at` in ns since the epoch."""
+
+    code: int
+    at: int
+    oom: bool = False
+    lost: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ExecResult:
+    """Output (each stream capped) and exit code of a finished exec."""
+
+    code: int
+    stdout: bytes
+    stderr: bytes
+
+
+class Oci(Protocol):
+    """The OCI runtime and its monitor."""
+
+    async def create(self, launch: Launch) -> Launched:
+        """conmon up, container created and waiting. Raises ToolFailed with the runtime's own words."""
+
+    async def start(self, handler: Handler, id: str) -> None:
+        """Let the created process run. Raises ToolFailed."""
+
+    async def running(self, id: str) -> bool:
+        """Whether a created container has been started (asked at boot for one whose record does not say so)."""
+
+    async def signal(self, process: ProcessRef, number: int) -> bool:
+        """Send a signal to exactly this process; False if it is gone."""
+
+    async def kill_all(self, handler: Handler, id: str) -> None:
+        """SIGKILL to every process of the container's cgroup; nothing to kill is fine."""
+
+    async def wait(self, id: str, launched: Launched) -> Exit:
+        """Wait until the container has ended and say how (also for one that ended long ago)."""
+
+    async def delete(self, handler: Handler, id: str) -> None:
+        """Kill what is left; remove the runtime's state, the cgroup, monitor leftovers. Idempotent."""
+
+    async def exec_sync(
+        self, handler: Handler, id: str, process: Mapping[str, Any], seconds: float
+    ) -> ExecResult:
+        """Run `process` (an OCI process object) to its end. `seconds` 0 waits for ever. TimeoutError after killing
+        the process and its descendants. Each stream is capped at 16 MiB and drained beyond."""
+
+    async def reopen_log(self, id: str, log: Path) -> None:
+        """Make the monitor open its log anew; returns when the new file exists."""
+
+
+class Bundles(Protocol):
+    """Bundles and log files: what the OCI runtime and conmon are pointed at."""
+
+    async def write(self, id: str, spec: Mapping[str, Any]) -> Path:
+        """Write the bundle's config.json; returns the bundle."""
+
+    async def read(self, id: str) -> dict[str, Any] | None:
+        """The config.json as written; None if there is none."""
+
+    async def remove(self, id: str) -> None:
+        """Delete the bundle. Idempotent; refuses while something is mounted beneath."""
+
+    async def make_log(self, directory: str, path: str) -> Path:
+        """Create the log file `path` (absolute) beneath `directory`, folders included, following no symlink.
+        Returns it. Invalid if something else than a regular file is there."""
+
+    async def make_log_directory(self, directory: str) -> None:
+        """Create a pod's log directory (0755) where it is absent."""
+
+    async def read_profile(self, path: str) -> bytes:
+        """A Localhost seccomp profile: a regular file of at most 1 MiB. Invalid otherwise."""
+
+
+class Facts(Protocol):
+    """What a request's host paths really are. All of it may block on a dead file system; callers bound it."""
+
+    async def sources(self, paths: Iterable[str]) -> dict[str, Source]:
+        """Mount sources by the path asked for; those that do not exist are left out."""
+
+    async def device_nodes(self, paths: Iterable[str]) -> dict[str, tuple[DeviceNode, ...]]:
+        """Device files by the path asked for; those that are none are left out."""
+
+    async def host_file(self, path: str) -> bytes:
+        """A small file of the host (/etc/resolv.conf, /etc/hosts); b"" if absent."""
+
+
+# --- a pod's namespaces, files and cgroup -------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxPlan:
+    """What to make for a pod: pinned namespaces of its own, the files its containers share, its /dev/shm."""
+
+    id: str
+    namespaces: frozenset[str]  # of "net", "ipc", "uts": those not the host's
+    hostname: str
+    sysctls: Mapping[str, str]
+    files: Mapping[str, bytes]  # "resolv.conf", "hostname", "hosts"
+    shm_size: int = 64 << 20  # bytes; 0: none (host IPC)
+
+
+class Sandboxes(Protocol):
+    """Namespaces, shared files and /dev/shm of pods, at the places `config.Paths` names."""
+
+    async def create(self, plan: SandboxPlan) -> None:
+        """Make all of it, or raise and leave what `remove` can remove."""
+
+    async def remove(self, id: str) -> None:
+        """Unmount and delete all of it. Idempotent."""
+
+    async def present(self, id: str, namespaces: frozenset[str]) -> bool:
+        """Whether every one of these namespaces is still pinned (false after a reboot)."""
+
+
+class Cgroups(Protocol):
+    """The control groups that containers live in, on v1 and v2. Paths as in the CRI (`/kubepods/...` or a slice)."""
+
+    async def make_parent(self, parent: str) -> bool:
+        """Create the parent group where it is absent; True if we made it (somewhere)."""
+
+    async def remove_parent(self, parent: str) -> None:
+        """Remove a parent group that we made, and its empty ancestors that are ours; busy or absent is fine."""
+
+    async def usage_many(self, groups: Sequence[tuple[str, str]]) -> "list[CgroupUsage | None]":
+        """Read the groups of containers, given as (cgroup parent, container id); None for one that is gone."""
+
+    def container_path(self, parent: str, id: str) -> str:
+        """The `cgroupsPath` that the OCI runtime is given for a container in this parent."""
+
+
+class CgroupUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """One reading of a cgroup. Times in ns, sizes in bytes; None where the kernel does not say."""
+
+    at: int
+    cpu_ns: int | None = None
+    memory_usage: int | None = None
+    memory_working_set: int | None = None
+    memory_available: int | None = None
+    memory_rss: int | None = None
+    page_faults: int | None = None
+    major_page_faults: int | None = None
+    swap_usage: int | None = None
+    swap_available: int | None = None
+    processes: int | None = None
+
+
+# --- network ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PortMapping:
+    """One published port. `protocol` is tcp, udp or sctp; `host_ip` may be empty."""
+
+    protocol: str
+    container_port: int
+    host_port: int
+    host_ip: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """What CNI is told about a pod. `netns` may be gone ("") on detach. `cached` is the conflist recorded before ADD,
+    `result` what ADD returned, if it did."""
+
+    pod_id: str
+    netns: str
+    name: str
+    namespace: str
+    uid: str
+    conflist: bytes
+    result: bytes = b""
+    port_mappings: tuple[PortMapping, ...] = ()
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    cgroup_path: str = ""
+    dns: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """The addresses of the pod, the preferred one first, and the CNI result as JSON."""
+
+    ips: tuple[str, ...]
+    result: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkStatus:
+    """Whether pods can get a network now; if not, which directory was read and what is wrong."""
+
+    ready: bool
+    reason: str = ""
+    message: str = ""
+
+
+class Network(Protocol):
+    """The pod network: CNI, executed or built in."""
+
+    async def load(self) -> bytes:
+        """The conflist to use now, as JSON. Raises Unavailable naming the directory and what is wrong with it."""
+
+    async def attach(self, attachment: Attachment) -> Attached:
+        """ADD the chain. On failure raises; the caller owes a `detach`."""
+
+    async def detach(self, attachment: Attachment) -> None:
+        """DEL the chain in reverse. Idempotent; works without a netns or a result."""
+
+    async def status(self) -> NetworkStatus:
+        """Never blocks on a plugin."""
+
+
+# --- images and root file systems ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Disk use."""
+
+    bytes: int
+    inodes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """A layer that is unpacked but not yet visible. `key` names its staging directory."""
+
+    key: str
+    blob_digest: str  # "sha256:..." of the bytes as fed (compressed)
+    blob_size: int
+    diff_id: str  # "sha256:..." of the uncompressed bytes
+    size: int  # bytes, unpacked
+    inodes: int
+
+
+class Layers(Protocol):
+    """Unpacked image layers, each under its chain id."""
+
+    def has(self, chain_id: str) -> bool:
+        """Whether the layer is published and whole."""
+
+    async def unpack(self, chunks: AsyncIterator[bytes], compression: str) -> Staged:
+        """Unpack one layer; `compression` is gzip, zstd or none. Decompression, both hashes and the unpacking happen
+        in a child process. Raises Invalid (bad content), Exhausted (a budget), Lost (the child died)."""
+
+    async def publish(self, staged: Staged, chain_id: str, lowers: Sequence[str]) -> None:
+        """Make it durable and visible over `lowers` (chain ids, lowest first, all published). Idempotent."""
+
+    async def discard(self, staged: Staged) -> None:
+        """Drop what was staged."""
+
+    async def remove(self, chain_id: str) -> None:
+        """Remove a published layer; its space comes back soon after. Idempotent."""
+
+    async def sweep(self, keep: Collection[str]) -> None:
+        """Remove every published layer that is not in `keep`, and staging that nobody works on (at boot)."""
+
+    def size(self, chain_id: str) -> int:
+        """Bytes of a published layer, unpacked."""
+
+    async def fs_usage(self) -> Usage:
+        """What the store takes of the disk; cached, never measured on request."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSource:
+    """Where one layer's bytes come from. `digest` is "" and `size` -1 where the source does not promise them."""
+
+    digest: str
+    size: int
+    open: Callable[[], AsyncGenerator[bytes, None]]
+
+
+class Repository(Protocol):
+    """One repository of a registry, for the length of a pull. Raises NotFound, Denied, RegistryUnavailable, Invalid."""
+
+    async def resolve(self, target: str) -> str | None:
+        """The digest that the registry claims for a tag or digest, without fetching it; None if it does not say."""
+
+    async def manifest(self, target: str) -> bytes:
+        """The manifest or index under a tag or a digest; one asked for by digest has that digest."""
+
+    async def read(self, blob: Descriptor, limit: int) -> bytes:
+        """A small blob, digest and size checked."""
+
+    def stream(self, blob: Descriptor) -> AsyncGenerator[bytes, None]:
+        """A blob's bytes, resumed where a connection breaks: exactly as many as its descriptor says, its digest
+        unchecked."""
+
+
+class Registry(Protocol):
+    """Image registries."""
+
+    def open(
+        self, reference: Reference, credentials: Credentials | None
+    ) -> AbstractAsyncContextManager[Repository]:
+        """The repository a reference names, through the hosts that are configured for it now."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArchivedImage:
+    """One image in an archive: its references in full, its config as stored, its layers, the lowest first."""
+
+    tags: tuple[str, ...]
+    digests: tuple[str, ...]
+    config: bytes
+    layers: tuple[LayerSource, ...]
+
+
+class Archives(Protocol):
+    """Image archives: OCI layouts (a directory or a tar) and what `docker save` writes, gzipped or not."""
+
+    def open(
+        self, source: Path | AsyncIterator[bytes], machine: str
+    ) -> AbstractAsyncContextManager[Sequence[ArchivedImage]]:
+        """The images in an archive that run on `machine` (`uname -m`). Raises Invalid, Exhausted."""
+
+
+class Rootfs(Protocol):
+    """A container's root: image layers below, its own writable layer on top."""
+
+    async def prepare(self, id: str, layers: Sequence[str]) -> Path:
+        """Mount the overlay for container `id` over these chain ids (lowest first); returns the merged root.
+        Refuses (Invalid) a root whose /dev, /proc or /sys is there but not a real directory."""
+
+    async def remove(self, id: str) -> None:
+        """Unmount and delete the container's layer. Idempotent."""
+
+    async def usage(self, id: str) -> Usage:
+        """What the container has written."""
+
+    async def read(self, root: Path, path: str, limit: int) -> bytes | None:
+        """A regular file of the image, resolved inside `root`; None if absent. Invalid if it is special or larger."""
+
+    async def remount(self, id: str, layers: Sequence[str]) -> Path:
+        """After a reboot: mount again what `prepare` made."""

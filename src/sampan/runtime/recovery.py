@@ -1,0 +1,101 @@
+"""At boot: what each record means against what is really there, and then doing it.
+
+`decide_*` are pure and tested as tables of (record x reality). One record that cannot be taken back never stops the
+rest, and never stops the daemon from serving: clean-up runs in the background, each failure is logged and tried again
+by the next Stop or Remove.
+"""
+
+import asyncio
+import logging
+from enum import Enum
+
+from sampan.model import pod as transitions
+from sampan.model.container import Container, ContainerState
+from sampan.model.pod import Pod
+from sampan.runtime.containers import Containers
+from sampan.runtime.exits import Exits
+from sampan.runtime.machine import Machine
+from sampan.runtime.pod_init import PodInit
+from sampan.runtime.pods import Pods
+from sampan.runtime.state import State, now
+from sampan.tasks import Tasks
+
+log = logging.getLogger("sampan.recovery")
+
+
+class Verdict(Enum):
+    """What to do with a record."""
+
+    KEEP = "keep"
+    BREAK = "break"  # keep, not ready: what it stood on is gone
+    TEAR_DOWN = "tear down"  # nobody was told of it, or its end was decided
+
+
+def decide_pod(pod: Pod, *, pinned: bool) -> Verdict:
+    """`pinned`: every namespace of its own is still there (false after a reboot)."""
+    if not pod.ready_at or (pod.stopping_at and not pod.stopped_at):
+        return Verdict.TEAR_DOWN
+    if pod.stopped_at or pod.broken_at or pinned:
+        return Verdict.KEEP
+    return Verdict.BREAK
+
+
+def decide_container(container: Container, *, pod_known: bool) -> Verdict:
+    """A container without a pod has lost its record's other half; it cannot be reached by the kubelet's verbs."""
+    if container.init is None and not container.finished_at:
+        return Verdict.TEAR_DOWN
+    return Verdict.KEEP if pod_known else Verdict.TEAR_DOWN
+
+
+class Recovery:
+    """Takes everything back."""
+
+    def __init__(self, state: State, machine: Machine, pods: Pods, containers: Containers, watchers: tuple[Exits, PodInit],
+                 tasks: Tasks) -> None:  # fmt: skip
+        self._state = state
+        self._machine = machine
+        self._pods = pods
+        self._containers = containers
+        self._exits, self._init = watchers
+        self._tasks = tasks
+
+    async def run(self) -> None:
+        """When this returns every record says the truth, but for clean-ups that go on in the background."""
+        await asyncio.gather(
+            *(self._isolated("pod", pod.id, self._pod(pod)) for pod in list(self._state.pods.values()))
+        )
+        containers = list(self._state.containers.values())
+        await asyncio.gather(
+            *(self._isolated("container", one.id, self._container(one)) for one in containers)
+        )
+        if self._state.pods or containers:
+            log.info("took back %d pods and %d containers", len(self._state.pods), len(containers))
+
+    async def _isolated(self, kind: str, id: str, work: "asyncio.Future[None] | object") -> None:
+        try:
+            await work  # type: ignore[misc]  # a coroutine; typed loosely so that both kinds fit
+        except Exception:
+            log.exception("could not take back %s %s", kind, id)
+
+    async def _pod(self, pod: Pod) -> None:
+        pinned = await self._machine.sandboxes.present(pod.id, pod.namespaces)
+        match decide_pod(pod, pinned=pinned):
+            case Verdict.TEAR_DOWN:
+                if not pod.stopping_at:
+                    await self._state.update_pod(pod.id, lambda now_: transitions.stopping(now_, now()))
+                self._tasks.start(f"tear down pod {pod.id}", self._pods.teardown_leftover(pod.id))
+            case Verdict.BREAK:
+                why = "its namespaces are gone; the machine was restarted"
+                await self._state.update_pod(pod.id, lambda now_: transitions.broken(now_, now(), why))
+            case Verdict.KEEP:
+                self._init.watch(pod)
+
+    async def _container(self, container: Container) -> None:
+        if decide_container(container, pod_known=container.pod_id in self._state.pods) is Verdict.TEAR_DOWN:
+            await self._containers.teardown_leftover(container.id)
+            return
+        if container.init is None or container.state is ContainerState.EXITED:
+            return
+        if container.state is ContainerState.CREATED:
+            await self._containers.adopt_started(container)
+        self._exits.watch(container)

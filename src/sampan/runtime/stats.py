@@ -1,0 +1,92 @@
+"""Usage of containers, gathered in the background; requests are answered from the last sample.
+
+A container that has no sample yet (it has just started) is read at once: one thread hop for all of them.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sampan.model.container import Container, ContainerState
+from sampan.runtime.machine import Machine
+from sampan.runtime.ports import CgroupUsage, Usage
+from sampan.runtime.state import Gone, Record, State
+
+log = logging.getLogger("sampan.stats")
+PERIOD = 10.0  # seconds between sweeps, the kubelet's own housekeeping interval
+LAYER_PERIOD = 60.0  # seconds between walks over writable layers
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The last reading of a container, and how much CPU it used between the last two (nano-cores)."""
+
+    usage: CgroupUsage
+    nano_cores: int | None = None
+
+
+class Stats:
+    """The collector and its answers."""
+
+    def __init__(self, state: State, machine: Machine) -> None:
+        self._state = state
+        self._machine = machine
+        self._samples: dict[str, Sample] = {}
+        self._layers: dict[str, Usage] = {}
+        state.watch(self._forget)
+
+    async def collect(self) -> None:
+        """Sweep for ever."""
+        since_layers = LAYER_PERIOD
+        while True:
+            await asyncio.sleep(PERIOD)
+            since_layers += PERIOD
+            try:
+                await self._sweep(self._running())
+                if since_layers >= LAYER_PERIOD:
+                    since_layers = 0.0
+                    await self._walk()
+            except Exception:
+                log.exception("the stats sweep failed; trying again in %d s", PERIOD)
+
+    async def of(self, containers: Sequence[Container]) -> dict[str, Sample]:
+        """The samples of those of the containers that run."""
+        running = [container for container in containers if container.state is ContainerState.RUNNING]
+        missing = [container for container in running if container.id not in self._samples]
+        if missing:
+            await self._sweep(missing)
+        return {one.id: self._samples[one.id] for one in running if one.id in self._samples}
+
+    async def layer(self, container: Container) -> Usage:
+        """What the container has written to its own layer, as of the last walk."""
+        if container.id not in self._layers:
+            self._layers[container.id] = await self._machine.rootfs.usage(container.id)
+        return self._layers[container.id]
+
+    def _running(self) -> list[Container]:
+        return [one for one in self._state.containers.values() if one.state is ContainerState.RUNNING]
+
+    async def _sweep(self, containers: Sequence[Container]) -> None:
+        parents = [(self._state.pods[one.pod_id].cgroup_parent, one.id) for one in containers]
+        for container, usage in zip(containers, await self._machine.cgroups.usage_many(parents), strict=True):
+            if usage is not None and container.id in self._state.containers:
+                self._samples[container.id] = Sample(
+                    usage, _nano_cores(self._samples.get(container.id), usage)
+                )
+
+    async def _walk(self) -> None:
+        for container in self._running():
+            self._layers[container.id] = await self._machine.rootfs.usage(container.id)
+
+    def _forget(self, change: Record | Gone) -> None:
+        if isinstance(change, Gone) and change.kind == "container":
+            self._samples.pop(change.id, None)
+            self._layers.pop(change.id, None)
+
+
+def _nano_cores(before: Sample | None, usage: CgroupUsage) -> int | None:
+    """CPU time per second between two readings, in units of 10^-9 of a core."""
+    if before is None or before.usage.cpu_ns is None or usage.cpu_ns is None or usage.at <= before.usage.at:
+        return None
+    return max(0, (usage.cpu_ns - before.usage.cpu_ns) * 1_000_000_000 // (usage.at - before.usage.at))

@@ -1,0 +1,110 @@
+"""Stopping a container: the signal once, the grace period, then SIGKILL until it is gone.
+
+The work goes on when the caller leaves. A later call never sends the signal again; it may shorten the wait.
+"""
+
+import asyncio
+import logging
+import signal
+
+from sampan.api import cri_pb2 as cri
+from sampan.config import Config
+from sampan.model.container import Container, ContainerState
+from sampan.runtime.exits import Exits
+from sampan.runtime.machine import Machine
+from sampan.runtime.state import State
+from sampan.tasks import Joined, step
+
+log = logging.getLogger("sampan.stops")
+FIRST_KILL_WAIT = 0.5  # seconds until a SIGKILL is repeated; doubles up to the last
+LAST_KILL_WAIT = 30.0
+
+
+class _Grace:
+    """The end of a grace period, which can only come nearer."""
+
+    def __init__(self, seconds: float) -> None:
+        self._clock = asyncio.get_running_loop().time
+        self.deadline = self._clock() + seconds
+        self._shortened = asyncio.Event()
+
+    def shorten(self, seconds: float) -> None:
+        deadline = self._clock() + seconds
+        if deadline < self.deadline:
+            self.deadline = deadline
+            self._shortened.set()
+
+    async def over(self) -> None:
+        while (left := self.deadline - self._clock()) > 0:
+            self._shortened.clear()
+            try:
+                async with asyncio.timeout(left):
+                    await self._shortened.wait()
+            except TimeoutError:
+                return
+
+
+class Stops:
+    """Stops in flight."""
+
+    def __init__(self, config: Config, state: State, machine: Machine, exits: Exits) -> None:
+        self._config = config
+        self._state = state
+        self._machine = machine
+        self._exits = exits
+        self._joined = Joined()
+        self._graces: dict[str, _Grace] = {}
+
+    async def stop(self, container: Container, seconds: int) -> None:
+        """Returns when the container has ended. Cancelling the caller leaves the stop going."""
+        current = self._state.containers.get(container.id)
+        if current is None or current.state is ContainerState.EXITED:
+            return
+        grace = self._graces.get(container.id)
+        if grace is not None:
+            grace.shorten(max(seconds, 0))
+        await self._joined.run(container.id, self._stop(container, max(seconds, 0)))
+
+    async def _stop(self, container: Container, seconds: int) -> None:
+        grace = self._graces[container.id] = _Grace(seconds)
+        try:
+            if seconds and container.state is ContainerState.RUNNING:
+                await self._ask(container, grace)
+            await self._kill_until_gone(container)
+        finally:
+            del self._graces[container.id]
+
+    async def _ask(self, container: Container, grace: _Grace) -> None:
+        assert container.init is not None
+        await step("container.stop.signal", container.id)
+        await self._machine.oci.signal(container.init, container.stop_signal)
+        ended = asyncio.ensure_future(self._exits.ended(container.id))
+        over = asyncio.ensure_future(grace.over())
+        try:
+            await asyncio.wait([ended, over], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ended.cancel()
+            over.cancel()
+
+    async def _kill_until_gone(self, container: Container) -> None:
+        wait = FIRST_KILL_WAIT
+        while self._live(container):
+            await self.kill(container)
+            try:
+                async with asyncio.timeout(wait):
+                    await self._exits.ended(container.id)
+            except TimeoutError:
+                log.warning("container %s does not die of SIGKILL; trying on", container.id)
+                wait = min(wait * 2, LAST_KILL_WAIT)
+
+    def _live(self, container: Container) -> bool:
+        current = self._state.containers.get(container.id)
+        return current is not None and current.state is not ContainerState.EXITED
+
+    async def kill(self, container: Container) -> None:
+        """SIGKILL to its init, and to all of its processes where init's death does not take them along."""
+        assert container.init is not None
+        await step("container.stop.kill", container.id)
+        await self._machine.oci.signal(container.init, signal.SIGKILL)
+        if container.config.linux.security_context.namespace_options.pid != cri.CONTAINER:
+            await self._machine.oci.kill_all(self._config.handlers[container.handler], container.id)

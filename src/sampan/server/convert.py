@@ -1,0 +1,235 @@
+"""Records to CRI messages, and the CRI's list filters. Pure."""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from google.protobuf.json_format import MessageToDict
+
+from sampan.api import cri_pb2 as cri
+from sampan.model import signals
+from sampan.model.container import Container, ContainerState
+from sampan.model.errors import Invalid
+from sampan.model.image import Image
+from sampan.model.pod import Pod, PodState
+from sampan.runtime.ports import Usage
+from sampan.runtime.stats import Sample
+
+POD_STATES = {PodState.READY: cri.SANDBOX_READY, PodState.NOT_READY: cri.SANDBOX_NOTREADY}
+CONTAINER_STATES = {
+    ContainerState.CREATED: cri.CONTAINER_CREATED,
+    ContainerState.RUNNING: cri.CONTAINER_RUNNING,
+    ContainerState.EXITED: cri.CONTAINER_EXITED,
+}
+
+
+# --- pods -------------------------------------------------------------------------------------------------------
+
+
+def pod_item(pod: Pod) -> cri.PodSandbox:
+    """A row of ListPodSandbox."""
+    return cri.PodSandbox(
+        id=pod.id,
+        metadata=pod.config.metadata,
+        state=POD_STATES[pod.state],
+        created_at=pod.created_at,
+        labels=pod.config.labels,
+        annotations=pod.config.annotations,
+        runtime_handler=pod.handler,
+    )
+
+
+def pod_status(pod: Pod) -> cri.PodSandboxStatus:
+    """PodSandboxStatus.status: the first address is `network.ip`, the others follow."""
+    ips = pod.ips if pod.state is PodState.READY else ()
+    return cri.PodSandboxStatus(
+        id=pod.id,
+        metadata=pod.config.metadata,
+        state=POD_STATES[pod.state],
+        created_at=pod.created_at,
+        network=cri.PodSandboxNetworkStatus(
+            ip=ips[0] if ips else "", additional_ips=[cri.PodIP(ip=ip) for ip in ips[1:]]
+        ),
+        linux=cri.LinuxPodSandboxStatus(
+            namespaces=cri.Namespace(options=pod.config.linux.security_context.namespace_options)
+        ),
+        labels=pod.config.labels,
+        annotations=pod.config.annotations,
+        runtime_handler=pod.handler,
+    )
+
+
+def pod_matches(pod: Pod, filter: cri.PodSandboxFilter) -> bool:
+    """All of the filter's parts must hold; an id may be a prefix."""
+    if not pod.visible or not pod.id.startswith(filter.id):
+        return False
+    if filter.HasField("state") and POD_STATES[pod.state] != filter.state.state:
+        return False
+    return _labelled(pod.config.labels, filter.label_selector)
+
+
+def pod_info(pod: Pod) -> dict[str, str]:
+    """The verbose part, under containerd's key names, so that scripts around `crictl inspectp` work."""
+    result = json.loads(pod.cni_result) if pod.cni_result else None
+    info = {
+        "pid": pod.init.pid if pod.init else 0,
+        "processStatus": "running" if pod.state is PodState.READY else "deleted",
+        "netNamespaceClosed": bool(pod.stopped_at),
+        "runtimeHandler": pod.handler,
+        "runtimeType": "sampan.crun",
+        "config": MessageToDict(pod.config, preserving_proto_field_name=True),
+        "cniResult": result,
+        "notReadyReason": pod.broken_reason,
+    }
+    return {"info": json.dumps(info)}
+
+
+# --- containers -------------------------------------------------------------------------------------------------
+
+
+def container_item(container: Container, image: Image | None) -> cri.Container:
+    """A row of ListContainers."""
+    return cri.Container(
+        id=container.id,
+        pod_sandbox_id=container.pod_id,
+        metadata=container.config.metadata,
+        image=_image_spec(container, image),
+        image_ref=container.image_id,
+        image_id=container.image_id,
+        state=CONTAINER_STATES[container.state],
+        created_at=container.created_at,
+        labels=container.config.labels,
+        annotations=container.config.annotations,
+    )
+
+
+def container_status(container: Container, image: Image | None) -> cri.ContainerStatus:
+    """ContainerStatus.status, mounts and resources as they were asked for."""
+    ended = container.state is ContainerState.EXITED
+    return cri.ContainerStatus(
+        id=container.id,
+        metadata=container.config.metadata,
+        state=CONTAINER_STATES[container.state],
+        created_at=container.created_at,
+        started_at=container.started_at,
+        finished_at=container.finished_at,
+        exit_code=container.exit_code if ended else 0,
+        image=_image_spec(container, image),
+        image_ref=container.image_id,
+        image_id=container.image_id,
+        reason=container.reason,
+        message=container.message,
+        labels=container.config.labels,
+        annotations=container.config.annotations,
+        mounts=container.config.mounts,
+        log_path=container.log_path,
+        resources=cri.ContainerResources(linux=container.config.linux.resources),
+        user=cri.ContainerUser(
+            linux=cri.LinuxContainerUser(
+                uid=container.user.uid, gid=container.user.gid, supplemental_groups=container.user.groups
+            )
+        ),
+        stop_signal=signals.enum(container.stop_signal),  # type: ignore[arg-type]  # an enum number
+    )
+
+
+def _image_spec(container: Container, image: Image | None) -> cri.ImageSpec:
+    """The image under a name people know: what the user wrote, else its first tag, else what was asked for."""
+    asked = container.config.image
+    spec = cri.ImageSpec()
+    spec.CopyFrom(asked)
+    spec.image = asked.user_specified_image or (image.tags[0] if image and image.tags else asked.image)
+    return spec
+
+
+def container_matches(container: Container, filter: cri.ContainerFilter) -> bool:
+    """All of the filter's parts must hold; ids may be prefixes."""
+    if not container.visible or not container.id.startswith(filter.id):
+        return False
+    if not container.pod_id.startswith(filter.pod_sandbox_id):
+        return False
+    if filter.HasField("state") and CONTAINER_STATES[container.state] != filter.state.state:
+        return False
+    return _labelled(container.config.labels, filter.label_selector)
+
+
+def container_info(container: Container, spec: Mapping[str, Any] | None) -> dict[str, str]:
+    """The verbose part, under containerd's key names, so that scripts around `crictl inspect` work."""
+    info = {
+        "sandboxID": container.pod_id,
+        "pid": container.init.pid if container.init and container.state is not ContainerState.EXITED else 0,
+        "removing": False,
+        "snapshotKey": container.id,
+        "snapshotter": "overlayfs",
+        "runtimeType": "sampan.crun",
+        "runtimeHandler": container.handler,
+        "config": MessageToDict(container.config, preserving_proto_field_name=True),
+        "runtimeSpec": spec,
+    }
+    return {"info": json.dumps(info)}
+
+
+# --- stats ------------------------------------------------------------------------------------------------------
+
+
+def stats_match(container: Container, filter: cri.ContainerStatsFilter) -> bool:
+    """Like `container_matches`, for ListContainerStats, which leaves out what does not run."""
+    return (
+        container.state is ContainerState.RUNNING
+        and container.id.startswith(filter.id)
+        and container.pod_id.startswith(filter.pod_sandbox_id)
+        and _labelled(container.config.labels, filter.label_selector)
+    )
+
+
+def container_stats(
+    container: Container, sample: Sample | None, layer: Usage, mountpoint: str
+) -> cri.ContainerStats:
+    """CPU and memory from the sample, the writable layer from the last walk."""
+    config = container.config
+    stats = cri.ContainerStats(
+        attributes=cri.ContainerAttributes(
+            id=container.id, metadata=config.metadata, labels=config.labels, annotations=config.annotations
+        )
+    )
+    if sample is None:
+        return stats
+    usage, at = sample.usage, sample.usage.at
+    stats.cpu.timestamp = stats.memory.timestamp = stats.swap.timestamp = at
+    for message, field, value in (
+        (stats.cpu, "usage_core_nano_seconds", usage.cpu_ns),
+        (stats.cpu, "usage_nano_cores", sample.nano_cores),
+        (stats.memory, "working_set_bytes", usage.memory_working_set),
+        (stats.memory, "available_bytes", usage.memory_available),
+        (stats.memory, "usage_bytes", usage.memory_usage),
+        (stats.memory, "rss_bytes", usage.memory_rss),
+        (stats.memory, "page_faults", usage.page_faults),
+        (stats.memory, "major_page_faults", usage.major_page_faults),
+        (stats.swap, "swap_usage_bytes", usage.swap_usage),
+        (stats.swap, "swap_available_bytes", usage.swap_available),
+    ):
+        if value is not None:
+            getattr(message, field).value = value
+    stats.writable_layer.timestamp = at
+    stats.writable_layer.fs_id.mountpoint = mountpoint
+    stats.writable_layer.used_bytes.value = layer.bytes
+    stats.writable_layer.inodes_used.value = layer.inodes
+    return stats
+
+
+# --- shared -----------------------------------------------------------------------------------------------------
+
+
+def _labelled(labels: Mapping[str, str], selector: Mapping[str, str]) -> bool:
+    return all(labels.get(key) == value for key, value in selector.items())
+
+
+def require_config(present: bool, field: str) -> None:
+    """Raise Invalid where a request lacks a message it cannot do without."""
+    if not present:
+        raise Invalid(f"the request has no {field}")
+
+
+def newest_first(items: Iterable[Any]) -> list[Any]:
+    """Lists come newest first, as the peers give them."""
+    return sorted(items, key=lambda item: -item.created_at)

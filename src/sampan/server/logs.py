@@ -1,0 +1,35 @@
+"""Structured logs: one line an event, `key=value`, readable and greppable; JSON where it is asked for."""
+
+import json
+import logging
+import sys
+from typing import Any
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class KeyValue(logging.Formatter):
+    """`time level logger message key=value ...`; the fields come from `extra`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        head = f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S')}.{int(record.msecs):03d} {record.levelname.lower()} "
+        fields = " ".join(f"{key}={_quoted(value)}" for key, value in _fields(record).items() if value != "")
+        line = f"{head}{record.name} {record.getMessage()} {fields}".rstrip()
+        return line if not record.exc_info else f"{line}\n{self.formatException(record.exc_info)}"
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    return {key: value for key, value in vars(record).items() if key not in _STANDARD}
+
+
+def _quoted(value: object) -> str:
+    text = str(value)
+    return json.dumps(text) if not text or any(sign in text for sign in ' "=\n') else text
+
+
+def setup(level: str) -> None:
+    """Log to standard error, which systemd's journal or a terminal takes from there."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(KeyValue())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)

@@ -1,0 +1,93 @@
+"""A container's device nodes and its device cgroup rules.
+
+/dev/null, zero, full, random, urandom, tty, ptmx and console come from the OCI runtime (runtime-spec
+config-linux.md#default-devices), with the rules that allow them.
+"""
+
+from typing import Any
+
+from sampan.api import cri_pb2 as cri
+from sampan.model.errors import Invalid
+from sampan.spec import text
+from sampan.spec.facts import ContainerFacts, DeviceNode
+
+DENY_ALL = {"allow": False, "access": "rwm"}
+ALLOW_ALL = {"allow": True, "access": "rwm"}
+
+# Of a privileged container too: mounts of its own, or what the OCI runtime makes.
+_OWN = ("/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/fd", "/dev/console", "/dev/ptmx")
+
+
+def host_paths(config: cri.ContainerConfig) -> tuple[str, ...]:
+    """The host paths whose nodes the builder needs in `ContainerFacts.device_nodes` (a directory: all beneath it)."""
+    return tuple(sorted({device.host_path for device in config.devices}))
+
+
+def check(config: cri.ContainerConfig) -> None:
+    """Raise Invalid for what is wrong with the devices whatever the host has."""
+    for number, device in enumerate(config.devices):
+        _places(device, f"devices[{number}]")
+    if config.CDI_devices:
+        raise Invalid(f"CDI_devices: CDI is not available yet, so device {text.shown(config.CDI_devices[0].name)} is not")
+
+
+def build(facts: ContainerFacts) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(`linux.devices`, `linux.resources.devices`)."""
+    check(facts.config)
+    nodes: dict[str, dict[str, Any]] = {}
+    rules: list[dict[str, Any]] = [DENY_ALL]
+    privileged = facts.config.linux.security_context.privileged
+    if privileged:
+        rules = [ALLOW_ALL]
+        nodes = {node.path: _node(node, node.path) for node in facts.host.devices if not _is_own(node.path)}
+    asked: set[str] = set()
+    for number, device in enumerate(facts.config.devices):
+        for node, path in _resolved(device, f"devices[{number}]", facts):
+            if path in asked:
+                raise Invalid(f"devices[{number}]: two devices would be {text.shown(path)} in the container")
+            asked.add(path)
+            nodes[path] = _node(node, path)
+            if not privileged:
+                rules.append(_rule(node, device.permissions))
+    return list(nodes.values()), rules
+
+
+def _places(device: cri.Device, field: str) -> tuple[str, str]:
+    """The device's canonical paths on the host and in the container."""
+    host = text.path(device.host_path, f"{field}.host_path")
+    inside = text.path(device.container_path or device.host_path, f"{field}.container_path")
+    if inside in ("/", "/dev") or any(text.beneath(inside + "/", root) for root in ("/proc", "/sys")):
+        raise Invalid(f"{field}.container_path {text.shown(inside)} is no place for a device")
+    permissions = device.permissions
+    if not permissions or not set(permissions) <= set("rwm") or len(set(permissions)) != len(permissions):
+        raise Invalid(f"{field}.permissions {text.shown(permissions)}: give one or more of r, w and m")
+    return host, inside
+
+
+def _resolved(device: cri.Device, field: str, facts: ContainerFacts) -> list[tuple[DeviceNode, str]]:
+    """The nodes of one requested device, each with its path in the container; several if it is a directory."""
+    host, inside = _places(device, field)
+    nodes = facts.device_nodes.get(device.host_path, ())
+    if not nodes:
+        raise Invalid(f"{field}.host_path {text.shown(host)} is not a device on this host, nor a directory of devices")
+    return [(node, inside + node.path.removeprefix(host) if text.beneath(node.path, host) else inside) for node in nodes]
+
+
+def _node(node: DeviceNode, path: str) -> dict[str, Any]:
+    return {
+        "path": path,
+        "type": node.kind,
+        "major": node.major,
+        "minor": node.minor,
+        "fileMode": node.mode,
+        "uid": node.uid,
+        "gid": node.gid,
+    }
+
+
+def _rule(node: DeviceNode, access: str) -> dict[str, Any]:
+    return {"allow": True, "type": node.kind, "major": node.major, "minor": node.minor, "access": access}
+
+
+def _is_own(path: str) -> bool:
+    return any(path == own or text.beneath(path, own) for own in _OWN)

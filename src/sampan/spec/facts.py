@@ -1,0 +1,92 @@
+"""What the spec builders need to know of the machine, the pod and the image: values only, gathered by `host`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sampan.api import cri_pb2 as cri
+from sampan.model.image import ImageConfig
+from sampan.model.user import User
+from sampan.model.user import User as User
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceNode:
+    """A device file on the host. `kind` is "c" or "b"; `mode` the permission bits."""
+
+    path: str
+    kind: str
+    major: int
+    minor: int
+    mode: int
+    uid: int = 0
+    gid: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A mount source on the host, symlinks resolved. `propagation` of the mount it lies on: private|shared|slave."""
+
+    path: str
+    is_directory: bool
+    propagation: str
+    locked_flags: tuple[str, ...] = ()  # nodev, nosuid, noexec that hold on that mount
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """Facts of this machine that do not change while the daemon runs."""
+
+    architecture: str = "x86_64"  # uname -m
+    cgroup_v2: bool = True
+    systemd_cgroup: bool = False
+    controllers: frozenset[str] = frozenset()
+    capabilities: tuple[str, ...] = ()  # every CAP_* the kernel knows and the daemon may give
+    oom_score_floor: int = -1000  # the lowest oom_score_adj this daemon may set
+    apparmor: bool = False
+    selinux: bool = False
+    seccomp: bool = True
+    recursive_read_only: bool = True
+    devices: tuple[DeviceNode, ...] = ()  # what a privileged container gets
+    kernel: tuple[int, int] = (5, 10)
+    swap: bool = True  # the memory controller accounts swap (v1: memory.memsw.*, v2: memory.swap.max are there)
+    apparmor_default: str = ""  # the loaded profile that RuntimeDefault means; "": none, such containers run unconfined
+    rlimits: tuple[tuple[str, int, int], ...] = ()  # (RLIMIT_*, soft, hard) of every container; else the daemon's own
+
+
+@dataclass(frozen=True, slots=True)
+class PodFacts:
+    """Where a pod's shared things are. A namespace path of "" means the host's; `pid` "" with pid mode CONTAINER
+    means a new one."""
+
+    id: str
+    config: cri.PodSandboxConfig
+    hostname: str
+    network_namespace: str = ""
+    ipc_namespace: str = ""
+    uts_namespace: str = ""
+    pid_namespace: str = ""  # the pod's shared one, for pid mode POD
+    resolv_conf: str = ""
+    hostname_file: str = ""
+    hosts_file: str = ""
+    shm: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerFacts:
+    """Everything `spec.container.build` is a function of."""
+
+    id: str
+    config: cri.ContainerConfig
+    image: ImageConfig
+    pod: PodFacts
+    host: Host
+    user: User
+    rootfs: str
+    cgroups_path: str
+    target_pid_namespace: str = ""  # for pid mode TARGET
+    sources: Mapping[str, Source] = field(default_factory=dict)  # by the host_path in the request
+    device_nodes: Mapping[str, tuple[DeviceNode, ...]] = field(
+        default_factory=dict
+    )  # by the host_path in the request
+    seccomp_localhost: bytes = b""  # the file a Localhost profile names
+    apparmor_profiles: frozenset[str] | None = None  # those loaded in the kernel; None: not read, the OCI runtime finds out

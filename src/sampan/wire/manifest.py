@@ -1,0 +1,235 @@
+"""Manifests and indexes (OCI image-spec, Docker image manifest v2 schema 2): reading them and choosing a platform.
+
+Not the image's config, which `wire.image_config` reads. The kind of a document is told by its own body, never by a
+header, and a body that could be read two ways is refused (GHSA-5j5w-g665-5m35).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import msgspec
+
+from sampan.model.errors import Invalid, NotFound
+from sampan.wire import strict_json
+from sampan.wire.reference import is_digest
+
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
+ACCEPT = ", ".join((OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST))
+
+LAYERS_LIMIT = 500
+INDEX_LIMIT = 1000  # entries of an index
+INDEX_DEPTH = 3  # indexes within indexes
+
+_MANIFEST_TYPES = frozenset({OCI_MANIFEST, DOCKER_MANIFEST, ""})
+_INDEX_TYPES = frozenset({OCI_INDEX, DOCKER_LIST, ""})
+_LAYER_TYPES = frozenset(
+    {
+        *(f"application/vnd.oci.image.layer.v1.tar{suffix}" for suffix in ("", "+gzip", "+zstd")),
+        "application/vnd.docker.image.rootfs.diff.tar",
+        "application/vnd.docker.image.rootfs.diff.tar.gzip",
+        "application/vnd.docker.image.rootfs.diff.tar.zstd",
+    }
+)
+
+Size = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
+
+
+class Platform(msgspec.Struct, frozen=True):
+    """What an image runs on, in Go's names: linux, amd64, v8."""
+
+    os: str = ""
+    architecture: str = ""
+    variant: str = ""
+
+    def __str__(self) -> str:
+        return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
+
+
+class Descriptor(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A typed pointer to content: its digest and its exact size in bytes."""
+
+    digest: str
+    size: Size
+    media_type: str = ""
+    urls: tuple[str, ...] | None = None
+    platform: Platform | None = None
+    annotations: dict[str, str] | None = None
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """One image for one platform."""
+
+    config: Descriptor
+    layers: tuple[Descriptor, ...]
+    schema_version: int = 2
+    media_type: str = ""
+
+
+class Index(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """The same image for several platforms."""
+
+    manifests: tuple[Descriptor, ...]
+    schema_version: int = 2
+    media_type: str = ""
+
+
+def parse(data: bytes, what: str) -> Manifest | Index:
+    """The manifest or index that `data` holds, checked to the last descriptor. Raises Invalid."""
+    body = strict_json.loads(data, what)
+    if not isinstance(body, dict):
+        raise Invalid(f"{what} is not a JSON object")
+    _refuse_ambiguous(body, what)
+    if "manifests" in body:
+        return _index(body, what)
+    return _manifest(body, what)
+
+
+def choose(index: Index, machine: str, what: str) -> Descriptor:
+    """The entry of `index` that suits this machine (`uname -m`) best. Raises NotFound naming what there is."""
+    wanted = platforms(machine)
+    best: tuple[int, Descriptor] | None = None
+    for entry in index.manifests:
+        rank = _rank(entry, wanted)
+        if rank is not None and (best is None or rank < best[0]):
+            best = (rank, entry)
+    if best is None:
+        have = sorted({str(entry.platform) for entry in index.manifests if entry.platform is not None})
+        raise NotFound(
+            f"{what} has no image for {wanted[0]}; it has {', '.join(have[:20]) or 'no platforms'}"
+        )
+    return best[1]
+
+
+def platforms(machine: str) -> tuple[Platform, ...]:
+    """What a machine (`uname -m`) can run, the best first, as containerd's default platform order has it."""
+    arm = tuple(Platform("linux", "arm", variant) for variant in ("v8", "v7", "v6", "v5"))
+    match machine:
+        case "x86_64":
+            return Platform("linux", "amd64"), Platform("linux", "386")
+        case "aarch64":
+            return Platform("linux", "arm64"), *arm
+        case "armv8l":
+            return arm
+        case "armv7l":
+            return arm[1:]
+        case "armv6l":
+            return arm[2:]
+        case "i386" | "i686":
+            return (Platform("linux", "386"),)
+        case "loongarch64":
+            return (Platform("linux", "loong64"),)
+        case _:
+            return (Platform("linux", machine),)  # ppc64le, riscv64, s390x are named alike
+
+
+def runs_here(platform: Platform, machine: str) -> bool:
+    """Whether an image that says it is for `platform` suits the machine. What it does not say is not held against it."""
+    if platform.os not in ("", "linux"):
+        return False
+    return not platform.architecture or any(_suits(platform, wanted) for wanted in platforms(machine))
+
+
+def _refuse_ambiguous(body: Mapping[str, Any], what: str) -> None:
+    if len({key.lower() for key in body}) != len(body):
+        raise Invalid(f"{what} has keys that differ only in case")
+    if body.get("schemaVersion") == 1 or "fsLayers" in body:
+        raise Invalid(
+            f"{what} is a Docker schema 1 manifest, a format retired in 2017: push the image again with a current tool"
+        )
+    if "manifests" in body and ("layers" in body or "config" in body):
+        raise Invalid(f"{what} could be read as a manifest and as an index")
+
+
+def _manifest(body: Mapping[str, Any], what: str) -> Manifest:
+    manifest = strict_json.convert(body, Manifest, what)
+    if manifest.schema_version != 2 or manifest.media_type not in _MANIFEST_TYPES:
+        raise Invalid(f"{what} is no image manifest but {manifest.media_type!r}")
+    if len(manifest.layers) > LAYERS_LIMIT:
+        raise Invalid(f"{what} has {len(manifest.layers)} layers; the limit is {LAYERS_LIMIT}")
+    _check(manifest.config, what)
+    for layer in manifest.layers:
+        check_layer(layer, what)
+    return manifest
+
+
+def _index(body: Mapping[str, Any], what: str) -> Index:
+    index = strict_json.convert(body, Index, what)
+    if index.schema_version != 2 or index.media_type not in _INDEX_TYPES:
+        raise Invalid(f"{what} is no image index but {index.media_type!r}")
+    if len(index.manifests) > INDEX_LIMIT:
+        raise Invalid(f"{what} has {len(index.manifests)} entries; the limit is {INDEX_LIMIT}")
+    for entry in index.manifests:
+        _check(entry, what)
+    return index
+
+
+def _check(descriptor: Descriptor, what: str) -> None:
+    if not is_digest(descriptor.digest):
+        raise Invalid(f"{what} names a malformed digest {descriptor.digest[:80]!r}")
+
+
+def check_layer(layer: Descriptor, what: str) -> None:
+    """Refuse a layer that we cannot or must not fetch."""
+    _check(layer, what)
+    kind = layer.media_type
+    if layer.urls or "foreign" in kind or "nondistributable" in kind:
+        raise Invalid(
+            f"{what}: layer {layer.digest} is foreign (kept outside its registry); these are not fetched"
+        )
+    if kind.endswith("+encrypted"):
+        raise Invalid(f"{what}: layer {layer.digest} is encrypted; encrypted images are not supported")
+    if kind not in _LAYER_TYPES:
+        raise Invalid(
+            f"{what}: layer {layer.digest} is of type {kind[:120]!r}, which is no file system layer"
+        )
+    if not layer.digest.startswith("sha256:"):
+        raise Invalid(f"{what}: layer {layer.digest} is not named by a sha256 digest")
+
+
+def _rank(entry: Descriptor, wanted: Sequence[Platform]) -> int | None:
+    if entry.platform is None or entry.media_type not in (
+        OCI_MANIFEST,
+        DOCKER_MANIFEST,
+        OCI_INDEX,
+        DOCKER_LIST,
+        "",
+    ):
+        return None
+    for rank, platform in enumerate(wanted):
+        if _suits(entry.platform, platform):
+            return rank
+    return None
+
+
+def _suits(have: Platform, want: Platform) -> bool:
+    return (have.os or "linux", have.architecture, _variant(have)) == (
+        want.os,
+        want.architecture,
+        _variant(want),
+    )
+
+
+def _variant(platform: Platform) -> str:
+    """The variant, where one is the same as saying nothing: amd64/v1, arm64/v8; plain arm is v7."""
+    match platform.architecture, platform.variant:
+        case ("amd64", "v1") | ("arm64", "v8" | "8"):
+            return ""
+        case "arm", "" | "7":
+            return "v7"
+        case _:
+            return platform.variant
+
+
+GZIP_MAGIC = b"\x1f\x8b"
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+MAGIC_SIZE = 4
+
+
+def compression(head: bytes) -> str:
+    """How a layer is compressed, by its first bytes; media types are wrong often enough that peers do the same."""
+    if head.startswith(GZIP_MAGIC):
+        return "gzip"
+    return "zstd" if head.startswith(ZSTD_MAGIC) else "none"

@@ -1,0 +1,327 @@
+"""The ports in memory, for tests of the use cases.
+
+One `World` holds what exists; every fake method takes its effect first and then meets its fault, because a real call
+that fails has often done half of its work. `tests/contracts/` holds the fakes to what the real ports do.
+"""
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sampan.config import Handler
+from sampan.model.errors import Invalid, ToolFailed, Unavailable
+from sampan.model.process import ProcessRef
+from sampan.runtime.machine import Machine
+from sampan.runtime.ports import (
+    Attached,
+    Attachment,
+    CgroupUsage,
+    ExecResult,
+    Exit,
+    Launch,
+    Launched,
+    NetworkStatus,
+    SandboxPlan,
+    Usage,
+)
+from sampan.runtime.state import Record
+from sampan.spec.facts import DeviceNode, Host, Source
+
+
+@dataclass
+class Process:
+    """A container under a monitor."""
+
+    launched: Launched
+    running: bool = False
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    exit: Exit | None = None
+    signals: list[int] = field(default_factory=list)
+
+
+@dataclass
+class World:
+    """Everything the fakes have made, and what is to go wrong."""
+
+    sandboxes: dict[str, SandboxPlan] = field(default_factory=dict)
+    attachments: dict[str, Attachment] = field(default_factory=dict)
+    cgroups: set[str] = field(default_factory=set)
+    roots: set[str] = field(default_factory=set)
+    bundles: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    processes: dict[str, Process] = field(default_factory=dict)
+    logs: set[Path] = field(default_factory=set)
+    files: dict[str, bytes] = field(default_factory=dict)
+    sources: dict[str, Source] = field(default_factory=dict)
+    network_ready: bool = True
+    ignores_term: bool = False
+    calls: list[str] = field(default_factory=list)
+    failing: dict[str, BaseException] = field(default_factory=dict)
+    hanging: dict[str, asyncio.Event] = field(default_factory=dict)
+    next_pid: int = 1000
+
+    async def did(self, call: str) -> None:
+        """The effect of `call` has taken place; now its fault, once."""
+        self.calls.append(call)
+        if call in self.hanging:
+            await self.hanging.pop(call).wait()
+        if call in self.failing:
+            raise self.failing.pop(call)
+
+    def fail(self, call: str, error: BaseException | None = None) -> None:
+        self.failing[call] = error or ToolFailed([call], 1, "injected")
+
+    def hang(self, call: str) -> asyncio.Event:
+        """Let the next `call` wait; set the event that is returned to let it go on."""
+        return self.hanging.setdefault(call, asyncio.Event())
+
+    def census(self) -> dict[str, list[str]]:
+        """What is there, by kind; empty kinds left out."""
+        kinds: dict[str, Iterable[str]] = {
+            "sandboxes": self.sandboxes,
+            "attachments": self.attachments,
+            "cgroups": self.cgroups,
+            "roots": self.roots,
+            "bundles": self.bundles,
+            "processes": self.processes,
+        }
+        return {name: sorted(items) for name, items in kinds.items() if items}
+
+    def end(self, id: str, code: int, *, oom: bool = False, lost: bool = False) -> None:
+        """The container's process ends by itself."""
+        process = self.processes[id]
+        if process.exit is None:
+            process.exit = Exit(code, at=1_700_000_000_000_000_000, oom=oom, lost=lost)
+            process.ended.set()
+
+
+class FakeOci:
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def create(self, launch: Launch) -> Launched:
+        if launch.id in self._world.processes:
+            raise ToolFailed(["crun", "create", launch.id], 1, "container already exists")
+        self._world.next_pid += 2
+        pid = self._world.next_pid
+        launched = Launched(init=ProcessRef(pid, 1), monitor=ProcessRef(pid + 1, 1))
+        self._world.processes[launch.id] = Process(launched)
+        await self._world.did("oci.create")
+        return launched
+
+    async def start(self, handler: Handler, id: str) -> None:
+        self._world.processes[id].running = True
+        await self._world.did("oci.start")
+
+    async def running(self, id: str) -> bool:
+        process = self._world.processes.get(id)
+        return process is not None and process.running
+
+    async def signal(self, process: ProcessRef, number: int) -> bool:
+        for id, known in self._world.processes.items():
+            if known.launched.init == process and known.exit is None:
+                known.signals.append(number)
+                if number == 9 or not self._world.ignores_term:
+                    self._world.end(id, 128 + number)
+                await self._world.did("oci.signal")
+                return True
+        return False
+
+    async def kill_all(self, handler: Handler, id: str) -> None:
+        if id in self._world.processes:
+            self._world.end(id, 137)
+        await self._world.did("oci.kill_all")
+
+    async def wait(self, id: str, launched: Launched) -> Exit:
+        process = self._world.processes.get(id)
+        if process is None or process.launched != launched:
+            return Exit(255, at=1_700_000_000_000_000_000, lost=True)
+        await process.ended.wait()
+        assert process.exit is not None
+        return process.exit
+
+    async def delete(self, handler: Handler, id: str) -> None:
+        if id in self._world.processes:
+            self._world.end(id, 137)
+            del self._world.processes[id]
+        await self._world.did("oci.delete")
+
+    async def exec_sync(
+        self, handler: Handler, id: str, process: Mapping[str, Any], seconds: float
+    ) -> ExecResult:
+        await self._world.did("oci.exec_sync")
+        return ExecResult(0, " ".join(process["args"]).encode(), b"")
+
+    async def reopen_log(self, id: str, log: Path) -> None:
+        await self._world.did("oci.reopen_log")
+
+
+class FakeBundles:
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def write(self, id: str, spec: Mapping[str, Any]) -> Path:
+        self._world.bundles[id] = spec
+        await self._world.did("bundles.write")
+        return Path("/bundles") / id
+
+    async def read(self, id: str) -> dict[str, Any] | None:
+        spec = self._world.bundles.get(id)
+        return dict(spec) if spec is not None else None
+
+    async def remove(self, id: str) -> None:
+        self._world.bundles.pop(id, None)
+        await self._world.did("bundles.remove")
+
+    async def make_log(self, directory: str, path: str) -> Path:
+        self._world.logs.add(Path(path))
+        await self._world.did("bundles.make_log")
+        return Path(path)
+
+    async def make_log_directory(self, directory: str) -> None:
+        await self._world.did("bundles.make_log_directory")
+
+    async def read_profile(self, path: str) -> bytes:
+        if path not in self._world.files:
+            raise Invalid(f"cannot read the seccomp profile {path}: No such file or directory")
+        return self._world.files[path]
+
+
+class FakeFacts:
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def sources(self, paths: Iterable[str]) -> dict[str, Source]:
+        await self._world.did("facts.sources")
+        return {path: self._world.sources[path] for path in paths if path in self._world.sources}
+
+    async def device_nodes(self, paths: Iterable[str]) -> dict[str, tuple[DeviceNode, ...]]:
+        return {}
+
+    async def host_file(self, path: str) -> bytes:
+        return self._world.files.get(path, b"")
+
+
+class FakeSandboxes:
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def create(self, plan: SandboxPlan) -> None:
+        self._world.sandboxes[plan.id] = plan
+        await self._world.did("sandboxes.create")
+
+    async def remove(self, id: str) -> None:
+        self._world.sandboxes.pop(id, None)
+        await self._world.did("sandboxes.remove")
+
+    async def present(self, id: str, namespaces: frozenset[str]) -> bool:
+        plan = self._world.sandboxes.get(id)
+        return not namespaces or (plan is not None and namespaces <= plan.namespaces)
+
+
+class FakeCgroups:
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def make_parent(self, parent: str) -> bool:
+        made = parent not in self._world.cgroups
+        self._world.cgroups.add(parent)
+        await self._world.did("cgroups.make_parent")
+        return made
+
+    async def remove_parent(self, parent: str) -> None:
+        self._world.cgroups.discard(parent)
+        await self._world.did("cgroups.remove_parent")
+
+    async def usage_many(self, groups: Sequence[tuple[str, str]]) -> list[CgroupUsage | None]:
+        await self._world.did("cgroups.usage_many")
+        return [
+            CgroupUsage(at=1_700_000_000_000_000_000, cpu_ns=5, memory_usage=7)
+            if id in self._world.processes
+            else None
+            for _, id in groups
+        ]
+
+    def container_path(self, parent: str, id: str) -> str:
+        return f"{parent}/{id}"
+
+
+class FakeNetwork:
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def load(self) -> bytes:
+        if not self._world.network_ready:
+            raise Unavailable("no network configuration in /nowhere")
+        return b'{"name":"fake"}'
+
+    async def attach(self, attachment: Attachment) -> Attached:
+        self._world.attachments[attachment.pod_id] = attachment
+        await self._world.did("network.attach")
+        return Attached(("10.1.0.2", "fd00::2"), b"{}")
+
+    async def detach(self, attachment: Attachment) -> None:
+        self._world.attachments.pop(attachment.pod_id, None)
+        await self._world.did("network.detach")
+
+    async def status(self) -> NetworkStatus:
+        if self._world.network_ready:
+            return NetworkStatus(True)
+        return NetworkStatus(False, "NetworkPluginNotReady", "no network configuration in /nowhere")
+
+
+class FakeRootfs:
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def prepare(self, id: str, layers: Sequence[str]) -> Path:
+        self._world.roots.add(id)
+        await self._world.did("rootfs.prepare")
+        return Path("/roots") / id
+
+    async def remove(self, id: str) -> None:
+        self._world.roots.discard(id)
+        await self._world.did("rootfs.remove")
+
+    async def usage(self, id: str) -> Usage:
+        return Usage(4096, 1)
+
+    async def read(self, root: Path, path: str, limit: int) -> bytes | None:
+        return self._world.files.get(path)
+
+    async def remount(self, id: str, layers: Sequence[str]) -> Path:
+        return await self.prepare(id, layers)
+
+
+class FakeJournal:
+    """Durable rows. A write that fails has written nothing."""
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[str, str], Record] = {}
+        self.failing: list[BaseException] = []
+
+    async def write(self, changes: Iterable[tuple[str, str, Record | None]]) -> None:
+        await asyncio.sleep(0)
+        if self.failing:
+            raise self.failing.pop(0)
+        for kind, id, record in changes:
+            if record is None:
+                self.rows.pop((kind, id), None)
+            else:
+                self.rows[(kind, id)] = record
+
+
+def machine(world: World) -> Machine:
+    """A machine of fakes."""
+    return Machine(
+        oci=FakeOci(world),
+        sandboxes=FakeSandboxes(world),
+        cgroups=FakeCgroups(world),
+        network=FakeNetwork(world),
+        rootfs=FakeRootfs(world),
+        bundles=FakeBundles(world),
+        facts=FakeFacts(world),
+        host=Host(capabilities=("CAP_CHOWN", "CAP_KILL")),
+        node="node-1",
+    )

@@ -1,0 +1,46 @@
+import errno
+
+import grpc
+import pytest
+
+from sampan.model import errors
+from sampan.server.interceptor import CODES, code_of, message_of, subject
+from sampan.api import cri_pb2 as cri
+
+
+
+def test_every_error_has_a_code() -> None:
+    for kind in errors.SampanError.__subclasses__():
+        assert kind in CODES or any(issubclass(kind, known) for known in CODES), kind
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.NotFound("x"), grpc.StatusCode.NOT_FOUND),
+        (errors.RegistryUnavailable("x"), grpc.StatusCode.UNKNOWN),
+        (errors.ToolFailed(["crun"], 1, "no"), grpc.StatusCode.UNKNOWN),
+        (TimeoutError("slow"), grpc.StatusCode.DEADLINE_EXCEEDED),
+        (NotImplementedError("Exec"), grpc.StatusCode.UNIMPLEMENTED),
+        (OSError(errno.ENOSPC, "full"), grpc.StatusCode.RESOURCE_EXHAUSTED),
+        (OSError(errno.EINVAL, "odd"), grpc.StatusCode.INTERNAL),
+        (KeyError("bug"), grpc.StatusCode.INTERNAL),
+    ],
+)
+def test_codes(error: Exception, code: grpc.StatusCode) -> None:
+    assert code_of(error) is code
+
+
+def test_a_typed_error_begins_with_the_word_the_kubelet_looks_for() -> None:
+    assert message_of(errors.RegistryUnavailable("no route"), "PullImage") == "RegistryUnavailable: no route"
+
+
+def test_a_bug_tells_the_client_nothing_of_our_insides() -> None:
+    assert "secret" not in message_of(KeyError("secret"), "Status")
+
+
+def test_the_log_line_names_what_the_call_is_about() -> None:
+    assert subject(cri.StartContainerRequest(container_id="abc")) == "abc"
+    metadata = cri.PodSandboxMetadata(name="n", namespace="ns")
+    assert subject(cri.RunPodSandboxRequest(config=cri.PodSandboxConfig(metadata=metadata))) == "ns/n"
+    assert subject(cri.VersionRequest()) == ""
