@@ -120,6 +120,12 @@ class Stubs:
         self.channel.close()
 
 
+def platform_architecture() -> str:
+    """This machine in the words of image configs (GOARCH)."""
+    machine = os.uname().machine
+    return {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine)
+
+
 def write_config(daemon: Daemon, certs: Sequence[Path], level: str, nri: bool) -> None:
     """config.toml and the conflist, in the daemon's directory."""
     conf_dir = daemon.directory / "net.d"

@@ -1,8 +1,8 @@
 """The only code that starts processes.
 
 Children are made by posix_spawn (a vfork underneath: safe beside gRPC's threads, no page table is copied),
-each in a session of its own, with /dev/null for what was not asked for and no descriptor but those named. They
-are reaped through a pidfd on the event loop: no signal handler, no thread per child.
+each in a session of its own, with /dev/null for what was not asked for and no descriptor but those named.
+They are reaped through a pidfd on the event loop: no signal handler, no thread per child.
 """
 
 import asyncio
@@ -183,6 +183,31 @@ class Child:
             self._stdin.close()
 
 
+async def read_until(fd: int, mark: bytes, limit: int) -> bytes:
+    """Read a pipe until `mark` has come, its end, or `limit` bytes. The caller closes it."""
+    loop = asyncio.get_running_loop()
+    got = bytearray()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def readable() -> None:
+        try:
+            chunk = os.read(fd, limit - len(got))
+        except BlockingIOError:
+            return
+        got.extend(chunk)
+        if not chunk or mark in got or len(got) >= limit:
+            loop.remove_reader(fd)
+            _settle(done)
+
+    os.set_blocking(fd, False)
+    loop.add_reader(fd, readable)
+    try:
+        await done
+    finally:
+        loop.remove_reader(fd)
+    return bytes(got)
+
+
 @asynccontextmanager
 async def spawn(
     argv: Sequence[str],
@@ -195,9 +220,9 @@ async def spawn(
 ) -> AsyncIterator[Child]:
     """Start a program and hand it to the block; leaving the block kills its process group if it still runs.
 
-    `fds` become its descriptors 3, 4, … in order; `directory` its working directory (default: ours). `limit` caps
-    what is kept of each output; None sends both to /dev/null. `env` None is a clean environment with PATH alone.
-    Raises ToolFailed (127) if there is no such program.
+    `fds` become its descriptors 3, 4, … in order; `directory` its working directory (default: ours). `limit`
+    caps what is kept of each output; None sends both to /dev/null. `env` None is a clean environment with
+    PATH alone. Raises ToolFailed (127) if there is no such program.
     """
     child = _start(argv, _Environment(env, tuple(fds), directory), stdin, limit)
     try:

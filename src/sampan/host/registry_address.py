@@ -81,7 +81,9 @@ class Resolver(AbstractResolver):
         """The same judgement on a host that may be an address itself: those never reach `resolve`."""
         reach = _literal(host)
         if reach is not None and host not in (self._home, *self._exempt) and reach not in self._allowed:
-            raise AddressRefused(f"{host} is a {reach.value} address, where a registry elsewhere may not send us")
+            raise AddressRefused(
+                f"{host} is a {reach.value} address, where a registry elsewhere may not send us"
+            )
 
     def _admit(self, reach: Reach) -> None:
         self._allowed.add(reach)

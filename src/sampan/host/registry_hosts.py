@@ -37,6 +37,8 @@ def _read(domain: str, directory: Path) -> tuple[Host, ...]:
             raise Invalid(f"{file} is larger than {FILE_LIMIT} bytes")
         return hosts_toml.parse(text.decode(), domain, str(directory))
     except FileNotFoundError:
-        return hosts_toml.from_certificates(domain, str(directory), [entry.name for entry in directory.iterdir()])
+        return hosts_toml.from_certificates(
+            domain, str(directory), [entry.name for entry in directory.iterdir()]
+        )
     except (OSError, UnicodeDecodeError) as error:
         raise Invalid(f"{file} cannot be read: {error}") from error

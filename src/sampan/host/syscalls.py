@@ -251,7 +251,8 @@ def close_on_exec_from(lowest: int) -> None:
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOSYS):
             raise
-        for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - pathlib is heavy for the children that import us
+        for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - pathlib is heavy for the children that
+        import us
             if int(name) >= lowest:
                 with suppress(OSError):  # the listing's own descriptor is closed by now
                     os.set_inheritable(int(name), False)
@@ -260,11 +261,11 @@ def close_on_exec_from(lowest: int) -> None:
 def posix_spawn(
     argv: Sequence[str], env: Mapping[str, str], duplicates: Sequence[tuple[int, int]], directory: str = ""
 ) -> int:
-    """posix_spawnp(3): start a program in a session of its own, with `duplicates` (ours, the child's) as its only
-    descriptors besides those not close-on-exec, in `directory` if given; returns the pid.
+    """posix_spawnp(3): start a program in a session of its own, with `duplicates` (ours, the child's) as its
+    only descriptors besides those not close-on-exec, in `directory` if given; returns the pid.
 
-    Python's own lacks the working directory. The child starts with no signal blocked, and with the signals that
-    Python or its parent ignores at their defaults. Other threads run on meanwhile.
+    Python's own lacks the working directory. The child starts with no signal blocked, and with the signals
+    that Python or its parent ignores at their defaults. Other threads run on meanwhile.
     """
     actions = _opaque()
     _spawn_call("posix_spawn_file_actions_init", argv[0], actions)

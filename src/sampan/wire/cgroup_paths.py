@@ -15,10 +15,12 @@ from sampan.wire.mountinfo import Mount
 
 SYSTEMD, CGROUPFS = "systemd", "cgroupfs"
 UNIT_PREFIX = "sampan"  # a container's scope is sampan-<id>.scope
-_CONTROLLERS = frozenset(
-    ("blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "hugetlb", "memory", "misc", "net_cls")
-    + ("net_prio", "perf_event", "pids", "rdma")
-)
+# fmt: off
+_CONTROLLERS = frozenset((
+    "blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "hugetlb", "memory", "misc", "net_cls", "net_prio",
+    "perf_event", "pids", "rdma",
+))
+# fmt: on
 _SLICE = re.compile(r"[A-Za-z0-9:_.\\-]{1,249}\.slice")
 _PART = re.compile(r"[^\x00-\x1f\x7f/]{1,255}")
 
@@ -101,9 +103,8 @@ def parent_directory(driver: str, parent: str) -> str:
 def cgroups_path(driver: str, parent: str, id: str) -> str:
     """The `cgroupsPath` for crun: a path, or `slice:prefix:name` when crun is told to ask systemd. Raises
     Invalid."""
-    if driver == SYSTEMD:
-        return f"{_slice(parent)}:{UNIT_PREFIX}:{id}"
-    return f"/{parent_directory(driver, parent)}/{id}"
+    within = parent_directory(driver, parent)
+    return f"{_slice(parent)}:{UNIT_PREFIX}:{id}" if driver == SYSTEMD else f"/{within}/{id}"
 
 
 def directory(driver: str, parent: str, id: str) -> str:

@@ -87,7 +87,7 @@ def _no_overlap(first: RangeSet, second: RangeSet) -> None:
 
 
 def parse_range(conf: RangeConf) -> Range:
-    """A range with its defaults: all of the subnet but network and broadcast; gateway is the first address."""
+    """A range with its defaults: all of the subnet but network and broadcast; first address is the gateway."""
     try:
         subnet = ip_network(conf.subnet)  # refuses host bits
         start = ip_address(conf.range_start) if conf.range_start else subnet[1]

@@ -103,7 +103,7 @@ class Netlink:
                     continue
                 if answer_kind in (_ERROR, _DONE):
                     _raise(answer, answer_flags, what)
-                    if answer_kind == _DONE or not flags & DUMP:
+                    if answer_kind == _DONE or flags & DUMP != DUMP:
                         return answers
                 else:
                     answers.append(answer)

@@ -1,0 +1,70 @@
+"""ExecSync: `crun exec` as a child of ours, with pipes; its whole family dies at the timeout.
+
+No file is written: the process object and crun's log are memory files, passed as descriptors 3 and 4, which
+crun closes before the command runs. The log is what tells a command that ended with 1 from a crun that could
+not run it.
+"""
+
+import asyncio
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+
+from sampan.host.process import Child, spawn
+from sampan.host.processes import find, kill_family
+from sampan.model.errors import ToolFailed
+from sampan.runtime.ports import ExecResult
+from sampan.tasks import finish
+from sampan.wire import crun
+
+_LOG_LIMIT = 64 << 10
+PROCESS, LOG = "/proc/self/fd/3", "/proc/self/fd/4"
+
+
+async def exec_sync(argv: Sequence[str], process: Mapping[str, Any], seconds: float) -> ExecResult:
+    """Run `process` by `argv` (made by `crun.exec_process` for PROCESS and LOG); `seconds` 0 waits for ever.
+
+    As with containerd, a command that cannot be run (not found, not executable, no such directory) is an
+    error, ToolFailed, and not an exit code. TimeoutError after everything that it started has been killed.
+    """
+    with _memory_file("process", msgspec.json.encode(process)) as spec, _memory_file("log") as log:
+        async with spawn(argv, fds=[spec, log]) as child:
+            await _until_end(child, process, seconds)
+            finished = await child.finished()
+        words = crun.errors(os.pread(log, _LOG_LIMIT, 0))
+    if finished.code and words:
+        raise ToolFailed(argv, finished.code, words)
+    # minus a signal: crun itself was killed, from outside
+    code = finished.code if finished.code >= 0 else 128 - finished.code
+    return ExecResult(code, finished.stdout, finished.stderr)
+
+
+async def _until_end(child: Child, process: Mapping[str, Any], seconds: float) -> None:
+    root = find(child.pid)
+    try:
+        async with asyncio.timeout(seconds or None):
+            await child.exited()
+    except BaseException as error:
+        if root is not None:
+            await finish(kill_family(root))
+        if isinstance(error, TimeoutError):
+            raise TimeoutError(
+                f"{process['args'][0]} did not end within {seconds:g} s and was killed"
+            ) from None
+        raise
+
+
+@contextmanager
+def _memory_file(name: str, content: bytes = b"") -> Iterator[int]:
+    fd = os.memfd_create(name)
+    try:
+        with memoryview(content) as rest:
+            written = 0
+            while written < len(rest):
+                written += os.write(fd, rest[written:])
+        yield fd
+    finally:
+        os.close(fd)

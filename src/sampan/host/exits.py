@@ -1,0 +1,43 @@
+"""How a container ended: conmon's exit file, and where nobody saw it, that it is not known.
+
+An unknown end is never turned into success. The exit file alone is never waited for: a killed conmon or a
+full disk leaves none. What is waited for is conmon's end, by pidfd; it has written the file by then.
+"""
+
+import time
+from pathlib import Path
+
+from sampan.host.crun_state import CrunState
+from sampan.host.processes import gone, read_small
+from sampan.host.threads import in_thread
+from sampan.model.process import ProcessRef
+from sampan.runtime.ports import Exit
+from sampan.wire import conmon
+
+UNKNOWN = 255
+
+
+async def ended(init: ProcessRef, monitor: ProcessRef, exit_file: Path, state: CrunState) -> Exit:
+    """Wait for the end of a container and say how it was, also for one that ended long ago."""
+    await gone(monitor)
+    seen = await in_thread(_read, exit_file, state)
+    if seen is None:  # conmon was killed, and the container may live on
+        await gone(init)
+        seen = await in_thread(_read, exit_file, state)
+    return seen or Exit(UNKNOWN, time.time_ns(), oom=await in_thread(_oom, state), lost=True)
+
+
+def _read(exit_file: Path, state: CrunState) -> Exit | None:
+    """What conmon wrote; None if it wrote nothing that can be believed."""
+    try:
+        code = conmon.exit_code(read_small(exit_file))
+        at = exit_file.stat().st_mtime_ns
+    except OSError:
+        return None
+    return None if code is None else Exit(code, at, oom=_oom(state))
+
+
+def _oom(state: CrunState) -> bool:
+    """Whether memory ran out, by conmon (whose note outlives the cgroup) or by the kernel (whom conmon may
+    miss)."""
+    return (state.bundle / conmon.OOM).exists() or state.cgroup().oom_killed()

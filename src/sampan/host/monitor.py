@@ -1,0 +1,138 @@
+"""Starting conmon, and the little that can be asked of it afterwards: is it there, open the log anew, leave.
+
+conmon daemonises itself: our child is gone as soon as its own child has been recorded in a pid file. It is
+never put into the pod's cgroup, so a pod's memory limit cannot kill it (CVE-2019-14891); it lowers its own
+oom_score_adj where it may, and resets it for the container.
+"""
+
+import asyncio
+import os
+import signal
+import stat
+import time
+from pathlib import Path
+
+from sampan.host.process import read_until, spawn
+from sampan.host.processes import find, gone, process_ref, read_small, send
+from sampan.host.threads import in_thread
+from sampan.model.errors import Lost, NotFound, ToolFailed
+from sampan.model.process import ProcessRef
+from sampan.tasks import finish
+from sampan.wire import conmon
+
+_SYNC_LIMIT = 64 << 10
+_LEAVE_SECONDS = 1.0  # to write what it knows of a dead container, and go
+_REOPEN_SECONDS = 10.0
+_LOG_MODE = 0o640  # conmon before 2.2 makes 0600, which locks out log collectors that are not root
+_TERMINAL_SOCKET = "conmon-term.XXXXXX"
+_SUN_PATH = 108  # unix(7)
+
+
+async def launch(command: conmon.Command) -> tuple[ProcessRef, ProcessRef]:
+    """Have conmon create the container; returns its init and conmon itself. Raises ToolFailed with the
+    runtime's words.
+
+    Whatever was begun when this fails or is cancelled is the caller's to remove (`leave`, then the runtime's
+    state).
+    """
+    argv = conmon.argv(command)
+    said, theirs = os.pipe()
+    try:
+        # not to be cancelled half way: from the fork on, the pid file is the only way to find conmon again
+        await finish(_daemonise(argv, command, theirs))
+        line = await read_until(said, b"\n", _SYNC_LIMIT)
+    finally:
+        os.close(said)
+    pid, reason = conmon.created(line)
+    monitor = watching(command.bundle, command.id)
+    init = await process_ref(pid) if pid else None
+    if init is None or monitor is None:
+        what = reason or "conmon ended without a word" if not pid else "the container died while it was
+        created" raise ToolFailed(argv, 1, what)
+    return init, monitor
+
+
+async def _daemonise(argv: list[str], command: conmon.Command, sync: int) -> None:
+    """Run the part of conmon that is our child: it ends when its pid file is written."""
+    env = {"PATH": os.environ.get("PATH", os.defpath), conmon.SYNC_PIPE: "3"}
+    scratch = command.sockets
+    if len(str(scratch / _TERMINAL_SOCKET)) < _SUN_PATH:  # else /tmp
+        env["TMPDIR"] = str(scratch)
+    try:
+        # its working directory: where an old conmon notes an OOM kill
+        async with spawn(argv, env=env, fds=[sync], directory=str(command.bundle)) as child:
+            if await child.exited():
+                (await child.finished()).check()
+    finally:
+        os.close(sync)
+
+
+def watching(bundle: Path, id: str) -> ProcessRef | None:
+    """The conmon that the bundle's pid file names, if it lives and watches this container."""
+    try:
+        process = find(int(read_small(bundle / conmon.PID_FILE)))
+        if process is None:
+            return None
+        words = read_small(f"/proc/{process.pid}/cmdline").split(b"\0")
+    except (OSError, ValueError):
+        return None
+    ours = id.encode() in words and b"--cid" in words
+    return process if ours and find(process.pid) == process else None
+
+
+async def leave(bundle: Path, id: str, patience: float = _LEAVE_SECONDS) -> None:
+    """See to it that the container's conmon is gone: it gets `patience` seconds to go by itself, then
+    SIGKILL.
+
+    SIGKILL alone ends it: it passes other signals on to the container. While the runtime still creates the
+    container, that dies with conmon (PR_SET_PDEATHSIG).
+    """
+    monitor = watching(bundle, id)
+    if monitor is None:
+        return
+    if patience:
+        try:
+            async with asyncio.timeout(patience):
+                await gone(monitor)
+            return
+        except TimeoutError:
+            pass
+    await send(monitor, signal.SIGKILL)
+    async with asyncio.timeout(_LEAVE_SECONDS):
+        await gone(monitor)
+
+
+async def reopen_log(bundle: Path, id: str, log: Path) -> None:
+    """Have conmon open the log anew and wait until the new file is there. Raises NotFound if there is no
+    conmon."""
+    await in_thread(_reopen_log, bundle, id, log)
+
+
+def _reopen_log(bundle: Path, id: str, log: Path) -> None:
+    before = _identity(log)
+    try:
+        control = os.open(bundle / conmon.CONTROL, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError as error:  # ENXIO: nobody reads it
+        raise NotFound(f"nothing watches container {id} ({error.strerror}): its log cannot be opened anew") from error
+    try:
+        if not stat.S_ISFIFO(os.fstat(control).st_mode):
+            raise Lost(f"{bundle / conmon.CONTROL} is no fifo; the log of container {id} cannot be opened anew")
+        os.write(control, conmon.REOPEN)
+    finally:
+        os.close(control)
+    deadline = time.monotonic() + _REOPEN_SECONDS
+    pause = 0.0005
+    while (now := _identity(log)) in (None, before):
+        if time.monotonic() > deadline:
+            raise Lost(f"conmon of container {id} did not open {log} anew within {_REOPEN_SECONDS:.0f} s")
+        time.sleep(pause)  # nobody tells: conmon answers nothing, and a watch on the directory costs more
+        than this pause = min(pause * 2, 0.05)
+    log.chmod(_LOG_MODE)
+
+
+def _identity(log: Path) -> tuple[int, int] | None:
+    try:
+        found = log.lstat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

@@ -1,0 +1,134 @@
+"""Processes by identity, ours or not: who is alive, signals to exactly one, waiting for an end, finding a
+family.
+
+A pid alone is never trusted: it is checked with the start time after a pidfd was opened, from when on the
+number cannot be given to another process behind our back. /proc/PID/stat and pidfds never block, so nothing
+here needs a thread but the walk over all of /proc.
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import Collection
+
+from sampan.host.threads import in_thread
+from sampan.model.process import ProcessRef
+from sampan.wire import proc
+
+
+def read_small(path: str | os.PathLike[str], limit: int = 1 << 16) -> bytes:
+    """The first `limit` bytes of a file in memory (procfs, cgroupfs, tmpfs). Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        return os.read(fd, limit)
+    finally:
+        os.close(fd)
+
+
+def find(pid: int) -> ProcessRef | None:
+    """The identity of the live process with this number, if there is one; a zombie is not alive."""
+    try:
+        stat = proc.stat(read_small(f"/proc/{pid}/stat"))
+    except (OSError, ValueError):  # ValueError: it ended between open and read
+        return None
+    return None if stat.dead else ProcessRef(pid, stat.start)
+
+
+async def process_ref(pid: int) -> ProcessRef | None:
+    """The identity of the live process with this number, None if there is none."""
+    return find(pid)
+
+
+async def alive(process: ProcessRef) -> bool:
+    """Whether exactly this process still runs."""
+    return find(process.pid) == process
+
+
+async def send(process: ProcessRef, number: int) -> bool:
+    """Signal exactly this process; False if it is gone."""
+    return send_now(process, number)
+
+
+def send_now(process: ProcessRef, number: int) -> bool:
+    """`send` for code that runs in a thread."""
+    pidfd = _open(process)
+    if pidfd is None:
+        return False
+    try:
+        signal.pidfd_send_signal(pidfd, number)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(pidfd)
+    return True
+
+
+async def gone(process: ProcessRef) -> None:
+    """Wait until exactly this process has ended."""
+    pidfd = _open(process)
+    if pidfd is None:
+        return
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
+
+    def readable() -> None:
+        if not ended.done():
+            ended.set_result(None)
+
+    loop.add_reader(pidfd, readable)
+    try:
+        await ended
+    finally:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
+
+
+def _open(process: ProcessRef) -> int | None:
+    """A pidfd of exactly this process."""
+    try:
+        pidfd = os.pidfd_open(process.pid)
+    except OSError:  # ESRCH, or EINVAL for the number of a mere thread
+        return None
+    if find(process.pid) == process:
+        return pidfd
+    os.close(pidfd)
+    return None
+
+
+async def kill_family(root: ProcessRef, rounds: int = 10) -> None:
+    """SIGKILL a process, all its descendants and all members of their sessions, until a look finds none of
+    them.
+
+    Bounded: something that forks faster than it is found, or that the kernel cannot kill, does not hold the
+    caller.
+    """
+    await in_thread(_kill_family, root, rounds)
+
+
+def _kill_family(root: ProcessRef, rounds: int) -> None:
+    sessions: set[int] = set()
+    for _ in range(rounds):
+        members = _family(root, sessions)
+        if not members:
+            return
+        for member in members:
+            send_now(ProcessRef(member.pid, member.start), signal.SIGKILL)
+            if member.pid != root.pid or member.session == root.pid:
+                sessions.add(member.session)
+
+
+def _family(root: ProcessRef, sessions: Collection[int]) -> set[proc.Stat]:
+    members = proc.family(_everyone(), root.pid, sessions)
+    return {member for member in members if member.pid != root.pid or member.start == root.start}
+
+
+def _everyone() -> list[proc.Stat]:
+    found = []
+    with os.scandir("/proc") as entries:
+        for entry in entries:
+            if entry.name.isdecimal():
+                try:
+                    found.append(proc.stat(read_small(f"/proc/{entry.name}/stat")))
+                except (OSError, ValueError):
+                    continue
+    return found

@@ -1,0 +1,122 @@
+"""conmon: its command line, what it says on its pipe, its control lines, its exit file. Source: conmon(8).
+
+One conmon watches one container from its creation on: it owns the container's output, writes the log, serves
+the attach socket (`SOCKETS/ID/attach`, SOCK_SEQPACKET) and leaves the exit code in `EXITS/ID`. Checked with
+2.1.6 and 2.2.1. It runs in the bundle: `oom` (present after an OOM kill), `ctl` and `winsz` (control fifos)
+appear there.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from sampan.model.errors import Invalid
+
+SYNC_PIPE = "_OCI_SYNCPIPE"
+PID_FILE = "conmon.pid"
+INIT_PID_FILE = "init.pid"
+CONTROL, WINDOW, ATTACH, OOM, EXIT = "ctl", "winsz", "attach", "oom", "exit"
+LEFTOVERS = (PID_FILE, INIT_PID_FILE, CONTROL, WINDOW, ATTACH, OOM, EXIT)  # in the bundle
+REOPEN = b"2 0 0\n"
+ATTACH_STDOUT, ATTACH_STDERR = 2, 3  # the first byte of each attach packet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """A container to be created and watched. `runtime` is an absolute path, `root` where the runtime keeps
+    its state."""
+
+    conmon: str
+    runtime: str
+    root: Path
+    id: str
+    bundle: Path
+    exits: Path
+    sockets: Path
+    log: Path | None = None
+    terminal: bool = False
+    stdin: bool = False
+    stdin_once: bool = False
+    systemd_cgroup: bool = False
+
+
+def argv(command: Command) -> list[str]:
+    """conmon's command line. Raises Invalid for a log path that it would misread.
+
+    The log is not synced at the end: a container's last lines are worth less than a stop that waits for the
+    disk.
+    """
+    return [
+        command.conmon,
+        "--cid", command.id,
+        "--cuuid", command.id,
+        "--runtime", command.runtime,
+        "--runtime-arg", f"--root={command.root}",
+        "--bundle", str(command.bundle),
+        "--persist-dir", str(command.bundle),
+        "--exit-dir", str(command.exits),
+        "--socket-dir-path", str(command.sockets),
+        "--conmon-pidfile", str(command.bundle / PID_FILE),
+        "--container-pidfile", str(command.bundle / INIT_PID_FILE),
+        "--log-path", log_path(command.log),
+        "--log-level", "error",
+        "--no-sync-log",
+        *(["--systemd-cgroup"] if command.systemd_cgroup else []),
+        *(["--terminal"] if command.terminal else []),
+        *(["--stdin"] if command.stdin else []),
+        *(["--leave-stdin-open"] if command.stdin and not command.stdin_once else []),
+    ]  # fmt: skip
+
+
+def log_path(log: Path | None) -> str:
+    """The value of --log-path. A colon separates driver and path, so a path may hold none (2.1.6 cuts it
+    there)."""
+    if log is None:
+        return "none"
+    if ":" in str(log) or not log.is_absolute():
+        raise Invalid(
+            f"log path {str(log)!r} must be absolute and without a colon: conmon would write elsewhere"
+        )
+    return f"k8s-file:{log}"
+
+
+class _Sync(msgspec.Struct, frozen=True):
+    pid: int | None = None
+    data: int | None = None
+    message: str = ""
+
+
+_sync = msgspec.json.Decoder(_Sync)
+
+
+def created(line: bytes) -> tuple[int, str]:
+    """(pid of the container's init, "") or (0, why it was not created), from the line on the sync pipe."""
+    try:
+        said = _sync.decode(line)
+    except msgspec.MsgspecError:  # the runtime's message was not UTF-8, or was cut
+        return _created_loosely(line)
+    pid = said.pid if said.pid is not None else said.data
+    return (pid, "") if pid is not None and pid > 0 else (0, said.message.strip())
+
+
+def _created_loosely(line: bytes) -> tuple[int, str]:
+    message = re.search(rb'"message": *"(.*)', line, re.DOTALL)
+    if message is None:
+        return 0, ""
+    return 0, message[1].decode("utf-8", "replace").strip().removesuffix('"}').strip()
+
+
+def exit_code(text: bytes) -> int | None:
+    """The code in an exit file: 0..255, 128 + n for a process killed by signal n. None if conmon did not
+    know (-1)."""
+    if not re.fullmatch(rb"[0-9]{1,3}\n?", text):
+        return None
+    code = int(text)
+    return code if code <= 255 else None
+
+
+def resize(height: int, width: int) -> bytes:
+    """The control line that sets the terminal's size."""
+    return b"1 %d %d\n" % (height, width)

@@ -1,0 +1,101 @@
+"""crun: its command lines, its log, and what it keeps of a container. Sources: crun(1), src/libcrun/status.c.
+
+The state of container ID lies in ROOT/ID: `status` (JSON), `config.json` (a copy), and `exec.fifo` until the
+container is started. Checked with crun 1.8.1 and 1.29.1.
+"""
+
+import msgspec
+
+
+class Status(msgspec.Struct, frozen=True, rename="kebab"):
+    """ROOT/ID/status. `cgroup_path` is below each hierarchy's mount point, "" without a cgroup."""
+
+    pid: int
+    process_start_time: int = 0
+    cgroup_path: str = ""
+    systemd_cgroup: bool = False
+
+
+class _Hooks(msgspec.Struct, frozen=True):
+    poststart: tuple[msgspec.Raw, ...] = ()
+    poststop: tuple[msgspec.Raw, ...] = ()
+
+
+class _Linux(msgspec.Struct, frozen=True, rename="camel"):
+    cgroups_path: str = ""
+    intel_rdt: msgspec.Raw | None = None
+
+
+class Config(msgspec.Struct, frozen=True):
+    """The part of an OCI config.json that decides what starting and deleting a container takes."""
+
+    hooks: _Hooks = _Hooks()
+    linux: _Linux = _Linux()
+
+    @property
+    def plain_start(self) -> bool:
+        """Whether starting is but opening the gate: no hook runs after it."""
+        return not self.hooks.poststart
+
+    @property
+    def plain_delete(self) -> bool:
+        """Whether deleting is but removing the cgroup and the state: no hook and no resctrl group."""
+        return not self.hooks.poststop and self.linux.intel_rdt is None
+
+
+class _LogLine(msgspec.Struct, frozen=True):
+    msg: str = ""
+    level: str = ""
+
+
+_status = msgspec.json.Decoder(Status)
+_config = msgspec.json.Decoder(Config)
+_log_line = msgspec.json.Decoder(_LogLine)
+
+
+def status(text: bytes) -> Status | None:
+    """Parse a status file; None if it is torn (crun was killed)."""
+    try:
+        return _status.decode(text)
+    except msgspec.MsgspecError:
+        return None
+
+
+def config(text: bytes) -> Config | None:
+    """Parse a config.json; None if it is none."""
+    try:
+        return _config.decode(text)
+    except msgspec.MsgspecError:
+        return None
+
+
+def errors(log: bytes) -> str:
+    """What crun itself complained about, from its JSON log; warnings are left out."""
+    found = []
+    for line in log.split(b"\n"):
+        try:
+            entry = _log_line.decode(line)
+        except msgspec.MsgspecError:
+            continue
+        if entry.level == "error":
+            found.append(entry.msg)
+    return "; ".join(found)
+
+
+def start(crun: str, root: str, id: str) -> list[str]:
+    return [crun, f"--root={root}", "start", id]
+
+
+def delete(crun: str, root: str, id: str) -> list[str]:
+    """Kills what is left; a container that crun does not know is no error."""
+    return [crun, f"--root={root}", "delete", "--force", id]
+
+
+def kill_all(crun: str, root: str, id: str) -> list[str]:
+    return [crun, f"--root={root}", "kill", "--all", id, "KILL"]
+
+
+def exec_process(crun: str, root: str, id: str, process: str, log: str) -> list[str]:
+    """Run the OCI process object in the file `process`; crun's own words also go to the file `log`, as JSON
+    lines."""
+    return [crun, f"--root={root}", f"--log={log}", "--log-format=json", "exec", f"--process={process}", id]

@@ -1,0 +1,56 @@
+"""What tools say of themselves."""
+
+import msgspec
+import pytest
+from sampan.wire import oci_features
+
+CRUN = b"""\
+crun version 1.8.1
+commit: f8a096be060b22ccd3d5f3ebe44108517fbf6c30
+rundir: /run/crun
+spec: 1.0.0
++SYSTEMD +SELINUX +APPARMOR +CAP +SECCOMP +EBPF +YAJL
+"""
+
+
+@pytest.mark.parametrize(
+    ("output", "version"),
+    [
+        (CRUN, (1, 8, 1)),
+        (b"conmon version 2.1.12\ncommit: unknown\n", (2, 1, 12)),
+        (b"tini version 0.1.7_catatonit\n", (0, 1, 7)),
+        (b"crun version 1.28\n", (1, 28)),
+        (b"crun version UNKNOWN\n", ()),
+        (b"\xff\xfe", ()),
+    ],
+)
+def test_versions(output: bytes, version: tuple[int, ...]) -> None:
+    assert oci_features.version(output) == version
+
+
+def test_a_crun_without_the_features_command() -> None:
+    features = oci_features.features(CRUN, None)
+    assert features.version == (1, 8, 1)
+    assert features.built_with == {"SYSTEMD", "SELINUX", "APPARMOR", "CAP", "SECCOMP", "EBPF", "YAJL"}
+    assert features.recursive_read_only
+    assert not features.idmapped_mounts
+    assert not oci_features.features(b"crun version 1.3\n", None).recursive_read_only
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_a_crun_that_lists_its_features(able: bool) -> None:
+    said = {
+        "ociVersionMin": "1.0.0",
+        "mountOptions": ["rw", "ro", *(["rro"] if able else [])],
+        "linux": {"cgroup": {"v1": True}, "mountExtensions": {"idmap": {"enabled": able}}},
+        "potentiallyUnsafeConfigAnnotations": ["run.oci.hooks.stdout"],
+    }
+    features = oci_features.features(b"crun version 1.21\n", msgspec.json.encode(said))
+    assert features.recursive_read_only is able
+    assert features.idmapped_mounts is able
+
+
+def test_features_without_the_linux_part() -> None:
+    features = oci_features.features(b"crun version 1.21\n", b"{}")
+    assert not features.recursive_read_only
+    assert not features.idmapped_mounts
