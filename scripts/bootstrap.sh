@@ -27,31 +27,31 @@ as_root() {
 # package, how to see that it is there, what it is for
 packages() {
   cat <<'LIST'
-python3 | python3 -c '' | runs everything
-python3-venv | python3 -c 'import ensurepip, venv' | makes .venv
-crun | command -v crun | runs containers
-conmon | command -v conmon | watches containers
-catatonit | command -v catatonit || test -x /usr/libexec/podman/catatonit | init of pods that share a process namespace
-nftables | command -v nft | port mappings and masquerading
-iproute2 | command -v ip | shows and removes links
-busybox-static | busybox --help | content of the demo's image
+python3 % python3 -c '' % runs everything
+python3-venv % python3 -c 'import ensurepip, venv' % makes .venv
+crun % command -v crun % runs containers
+conmon % command -v conmon % watches containers
+catatonit % command -v catatonit || test -x /usr/libexec/podman/catatonit % init of pods that share a process namespace
+nftables % command -v nft % port mappings and masquerading
+iproute2 % command -v ip % shows and removes links
+busybox-static % test -x /bin/busybox && ! ldd /bin/busybox % content of the demo's image
 LIST
   [ "$purpose" = demo ] || cat <<'LIST'
-gcc | command -v gcc && test -e /usr/include/stdlib.h | small programs in test images
-libc6-dev | test -e /usr/include/stdlib.h | small programs in test images
-docker-registry | command -v docker-registry | a real registry to pull from
-containernetworking-plugins | test -x /usr/lib/cni/bridge || test -x /opt/cni/bin/bridge | the plugins that the built-in ones must equal
-mmdebstrap | command -v mmdebstrap | Debian images
-iptables | command -v iptables | those plugins call it
-procps | command -v ps | tests look at processes
-kmod | command -v modprobe | loads kernel modules
-git | command -v git | the tests look at what is committed
+gcc % command -v gcc % small programs in test images
+libc6-dev % test -e /usr/include/stdlib.h % small programs in test images
+docker-registry % command -v docker-registry % a real registry to pull from
+containernetworking-plugins % test -x /usr/lib/cni/bridge || test -x /opt/cni/bin/bridge % the plugins that the built-in ones must equal
+mmdebstrap % command -v mmdebstrap % Debian images
+iptables % command -v iptables % those plugins call it
+procps % command -v ps % tests look at processes
+kmod % command -v modprobe % loads kernel modules
+git % command -v git % the tests look at what is committed
 LIST
 }
 
 install_packages() {
   missing=
-  while IFS='|' read -r name present reason; do
+  while IFS='%' read -r name present reason; do
     name=$(echo $name)
     sh -c "$present" >/dev/null 2>&1 </dev/null && continue
     say "missing: $name ($(echo $reason))"
@@ -63,17 +63,18 @@ LIST
   command -v apt-get >/dev/null || die "this is not Debian; install the equivalents of:$missing"
   say "installing:$missing"
   # shellcheck disable=SC2086 # a list of words
-  apt_install $missing 2>/dev/null || { as_root apt-get -qq update </dev/null && apt_install $missing; } ||
-    die "apt-get failed, see above"
+  apt_install $missing || { as_root apt-get -qq update </dev/null && apt_install $missing; } ||
+    die "apt-get failed: $(echo "$output" | tail -n 20)"
   case $missing in *docker-registry*)
     # Its service is of no use to us, and would sit on port 5000.
     [ ! -d /run/systemd/system ] || as_root systemctl --quiet disable --now docker-registry || true ;;
   esac
 }
 
+# Its many words are kept for the case that it fails.
 apt_install() {
-  as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o Dpkg::Use-Pty=0 install --no-install-recommends "$@" \
-    </dev/null >&2
+  output=$(as_root env DEBIAN_FRONTEND=noninteractive \
+    apt-get -qq -y -o Dpkg::Use-Pty=0 install --no-install-recommends "$@" 2>&1 </dev/null)
 }
 
 make_venv() {
@@ -99,7 +100,7 @@ load_modules() {
 }
 
 load() {
-  command -v modprobe >/dev/null || apt_install kmod
+  command -v modprobe >/dev/null || apt_install kmod || true
   say "loading kernel module $1 ($2)"
   as_root modprobe "$1" || say "could not load $1"
 }

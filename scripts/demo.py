@@ -1,4 +1,4 @@
-"""`make demo`: a daemon, an image made on the spot, a pod that serves a page, a request; then nothing is left."""
+"""`make demo`: a daemon, an image made on the spot, a pod that serves a page, a request; then it goes."""
 
 import contextlib
 import hashlib

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+from blockbuster import blockbuster_ctx
 
 from tests import images
 
@@ -26,6 +27,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("root"):
             item.add_marker(pytest.mark.skip(reason="needs root; `make test` runs it"))
+
+
+@pytest.fixture(autouse=True)
+def nothing_blocks_the_loop(request: pytest.FixtureRequest) -> Iterator[None]:
+    """In tests of the use cases and the edge: our code that would hold up the event loop fails the test.
+
+    Tests of `host` call blocking parts directly, to look at what the async ones did.
+    """
+    if request.path.parent.name not in ("runtime", "server"):
+        yield
+        return
+    with blockbuster_ctx(["sampan"]):
+        yield
 
 
 @pytest.fixture

@@ -48,6 +48,7 @@ class World:
     sandboxes: dict[str, SandboxPlan] = field(default_factory=dict)
     attachments: dict[str, Attachment] = field(default_factory=dict)
     cgroups: set[str] = field(default_factory=set)
+    our_cgroups: set[str] = field(default_factory=set)  # marked, as the real ones are
     roots: set[str] = field(default_factory=set)
     bundles: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     processes: dict[str, Process] = field(default_factory=dict)
@@ -227,11 +228,15 @@ class FakeCgroups:
     async def make_parent(self, parent: str) -> bool:
         made = parent not in self._world.cgroups
         self._world.cgroups.add(parent)
+        if made:
+            self._world.our_cgroups.add(parent)
         await self._world.did("cgroups.make_parent")
         return made
 
     async def remove_parent(self, parent: str) -> None:
-        self._world.cgroups.discard(parent)
+        if parent in self._world.our_cgroups:
+            self._world.our_cgroups.discard(parent)
+            self._world.cgroups.discard(parent)
         await self._world.did("cgroups.remove_parent")
 
     async def usage_many(self, groups: Sequence[tuple[str, str]]) -> list[CgroupUsage | None]:

@@ -81,10 +81,10 @@ def sha256(data: bytes) -> str:
 
 @functools.lru_cache(maxsize=8)  # large layers recur in several images
 def compress(data: bytes, compression: str) -> tuple[bytes, str]:
-    """The bytes and the suffix of their media type. `compression`: gzip, zstd or none."""
+    """The bytes and the suffix of their media type. `compression`: gzip (fast), gzip:6, zstd or none."""
     match compression:
-        case "gzip":
-            return gzip.compress(data, 1, mtime=0), "+gzip"
+        case "gzip" | "gzip:6":
+            return gzip.compress(data, 6 if ":" in compression else 1, mtime=0), "+gzip"
         case "zstd":
             return zstandard.ZstdCompressor().compress(data), "+zstd"
         case "none":
@@ -249,7 +249,8 @@ class Registry:
         """One request; the headers of its answer. Raises for any status of 400 or more."""
         connection = http.client.HTTPConnection(self.address, timeout=60)
         try:
-            headers = {"Content-Type": media_type} if media_type else {}
+            headers = {"Accept": f"{MANIFEST}, {INDEX}, */*"}
+            headers |= {"Content-Type": media_type} if media_type else {}
             connection.request(method, path, body, headers)
             response = connection.getresponse()
             text = response.read()

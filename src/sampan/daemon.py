@@ -20,21 +20,22 @@ from sampan import config as configuration
 from sampan.api import cri_pb2_grpc as cri_rpc
 from sampan.api import sampan_pb2_grpc as own_rpc
 from sampan.config import Config
-from sampan.host import features, places
+from sampan.host import cgroups, features, places
+from sampan.host.archive import Archives
 from sampan.host.bundles import HostBundles
-from sampan.host.cgroups import HostCgroups
 from sampan.host.layers import Layers
 from sampan.host.network import CniNetwork
 from sampan.host.notify import notify
 from sampan.host.oci import CrunConmon
-from sampan.host.registry import HttpRegistry
+from sampan.host.registry import RegistryClient
 from sampan.host.rootfs import OverlayRootfs
 from sampan.host.sandboxes import PinnedSandboxes
+from sampan.host.sources import HostFacts
 from sampan.model.errors import SampanError
 from sampan.runtime.containers import Containers, Parts
 from sampan.runtime.exec import Exec
 from sampan.runtime.exits import Exits
-from sampan.runtime.images import Images
+from sampan.runtime.images import Images, Supply
 from sampan.runtime.machine import Machine
 from sampan.runtime.pod_init import PodInit
 from sampan.runtime.pods import Pods
@@ -43,7 +44,7 @@ from sampan.runtime.state import KINDS, State
 from sampan.runtime.stats import Stats
 from sampan.runtime.stops import Stops
 from sampan.server.image_admin import ImageAdmin
-from sampan.server.image_service import ImageService
+from sampan.server.image_service import Disk, ImageService
 from sampan.server.interceptor import Interceptor
 from sampan.server.logs import setup
 from sampan.server.runtime_service import RuntimeService, UseCases
@@ -81,7 +82,7 @@ async def build(config: Config) -> Daemon:
     layers = Layers(config.paths)
     await layers.open()
     machine = await _machine(config, layers)
-    images = Images(state, layers, HttpRegistry(config), config)
+    images = Images(state, layers, _supply(config, machine), tasks)
     exits = Exits(config, state, machine, tasks)
     init = PodInit(config, state, machine, tasks)
     stops = Stops(config, state, machine, exits)
@@ -95,19 +96,40 @@ async def build(config: Config) -> Daemon:
     )
 
 
+def _supply(config: Config, machine: Machine) -> Supply:
+    registry = RegistryClient(
+        config.registry.config_paths, progress_timeout=config.images.pull_progress_timeout
+    )
+    return Supply(
+        registry=registry,
+        archives=Archives(config.paths.blobs),
+        machine=machine.host.architecture,
+        parallel=config.images.max_parallel_downloads,
+        pinned=config.images.pinned,
+    )
+
+
 async def _machine(config: Config, layers: Layers) -> Machine:
-    facts = features.Features(config)
-    host = await facts.gather()
+    groups = await cgroups.detect(config.cgroup.driver)
+    handlers = config.handlers.values()
+    runtimes = await features.runtimes(handlers)
+    others = await features.tools([*{handler.monitor for handler in handlers}, "catatonit"])
+    for tool in (*runtimes, *others):
+        log.info("found %s %s at %s", tool.name, tool.version, tool.path)
+        for warning in tool.warnings:
+            log.warning("%s", warning)
+    host = await features.gather(groups, runtimes)
     return Machine(
-        oci=CrunConmon(config.paths),
+        oci=CrunConmon(config.paths, systemd_cgroup=host.systemd_cgroup),
         sandboxes=PinnedSandboxes(config.paths),
-        cgroups=HostCgroups(host),
-        network=CniNetwork(config.cni),
+        cgroups=groups,
+        network=CniNetwork(config.cni.conf_dir, config.cni.bin_dirs, builtin=config.cni.builtin),
         rootfs=OverlayRootfs(config.paths, layers),
         bundles=HostBundles(config.paths),
-        facts=facts,
+        facts=HostFacts(),
         host=host,
         node=os.uname().nodename,
+        pod_init=next(tool.path for tool in others if tool.name == "catatonit"),
     )
 
 
@@ -121,10 +143,13 @@ def serve(daemon: Daemon) -> grpc.aio.Server:
             ("grpc.so_reuseport", 0),
         ],
     )
-    cri_rpc.add_RuntimeServiceServicer_to_server(RuntimeService(daemon.cases), server)
-    cri_rpc.add_ImageServiceServicer_to_server(ImageService(daemon.images), server)
+    config = daemon.cases.config
+    disk = Disk(config.paths.layers, config.paths.root, daemon.cases.stats.written)
+    runtime = RuntimeService(daemon.cases)  # type: ignore[abstract]  # the rest answer UNIMPLEMENTED
+    cri_rpc.add_RuntimeServiceServicer_to_server(runtime, server)
+    cri_rpc.add_ImageServiceServicer_to_server(ImageService(daemon.images, config.handlers, disk), server)
     own_rpc.add_ImagesServicer_to_server(ImageAdmin(daemon.images), server)
-    socket = daemon.cases.config.socket
+    socket = config.socket
     places.clear_socket(socket)
     mask = os.umask(0o177)
     try:
@@ -145,6 +170,7 @@ async def run(config: Config) -> None:
         signal.SIGHUP, log.warning, "SIGHUP: there is nothing to reload"
     )
     daemon = await build(config)
+    await daemon.images.start()
     await daemon.recovery.run()
     server = serve(daemon)
     await server.start()

@@ -4,9 +4,9 @@ import os
 from collections.abc import AsyncIterator
 
 import pytest
+
 from sampan.host import cgroups as host_cgroups
 from sampan.runtime.ports import Cgroups
-
 from tests.fakes import FakeCgroups, World
 
 TOP = f"/sampan-test-{os.getpid()}"

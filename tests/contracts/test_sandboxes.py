@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from sampan.config import Paths
 from sampan.host import mounts
 from sampan.host.sandboxes import PinnedSandboxes
-from sampan.runtime.ports import SandboxPlan, Sandboxes
-
+from sampan.runtime.ports import Sandboxes, SandboxPlan
 from tests.fakes import FakeSandboxes, World
 
 NAMESPACES = frozenset({"net", "ipc", "uts"})

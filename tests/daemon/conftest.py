@@ -77,7 +77,9 @@ class Live:
         )
 
     def pod(self, name: str = "web", **more: Any) -> str:
-        return self.runtime.RunPodSandbox(cri.RunPodSandboxRequest(config=self.pod_config(name, **more))).pod_sandbox_id
+        return self.runtime.RunPodSandbox(
+            cri.RunPodSandboxRequest(config=self.pod_config(name, **more))
+        ).pod_sandbox_id
 
     def pod_config(self, name: str = "web", **more: Any) -> cri.PodSandboxConfig:
         options = cri.NamespaceOption(pid=cri.CONTAINER)
@@ -94,11 +96,15 @@ class Live:
         return config
 
     def container(self, pod: str, *command: str, name: str = "app", **more: Any) -> str:
-        request = cri.CreateContainerRequest(pod_sandbox_id=pod, config=self.container_config(*command, name=name, **more))
+        request = cri.CreateContainerRequest(
+            pod_sandbox_id=pod, config=self.container_config(*command, name=name, **more)
+        )
         return self.runtime.CreateContainer(request).container_id
 
-    def container_config(self, *command: str, name: str = "app", **more: Any) -> cri.ContainerConfig:
-        options = cri.NamespaceOption(pid=cri.CONTAINER)
+    def container_config(
+        self, *command: str, name: str = "app", pid: cri.NamespaceMode.ValueType = cri.CONTAINER, **more: Any
+    ) -> cri.ContainerConfig:
+        options = cri.NamespaceOption(pid=pid)
         context = cri.LinuxContainerSecurityContext(namespace_options=options)
         config = cri.ContainerConfig(
             metadata=cri.ContainerMetadata(name=name),

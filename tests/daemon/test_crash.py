@@ -158,5 +158,3 @@ def test_the_end_of_the_daemon_is_not_the_end_of_containers(daemon: Live) -> Non
     assert Path(f"/proc/{process}").exists() and not daemon.own.socket.exists()
     daemon.start()
     assert daemon.status(container).state == cri.CONTAINER_RUNNING
-
-

@@ -41,7 +41,10 @@ def fetch(url: str) -> str:
     raise AssertionError(f"{url} does not answer")
 
 
-@pytest.mark.parametrize(("script", "code", "reason"), [("exit 0", 0, "Completed"), ("exit 7", 7, "Error"), ("kill -9 $$", 137, "Error")])
+@pytest.mark.parametrize(
+    ("script", "code", "reason"),
+    [("exit 0", 0, "Completed"), ("exit 7", 7, "Error"), ("kill -9 $$", 137, "Error")],
+)
 def test_how_a_container_ended(daemon: Live, script: str, code: int, reason: str) -> None:
     container = daemon.started(daemon.pod(), "sh", "-c", script)
     status = daemon.until_exited(container)
@@ -70,11 +73,8 @@ def test_exec_gives_output_and_code_and_is_killed_at_its_timeout(daemon: Live) -
 
 def test_containers_of_a_pod_share_its_network_and_on_request_its_pids(daemon: Live) -> None:
     pod = daemon.pod()
-    shared = cri.LinuxContainerConfig(
-        security_context=cri.LinuxContainerSecurityContext(namespace_options=cri.NamespaceOption(pid=cri.POD))
-    )
-    one = daemon.started(pod, "sleep", "12345", name="one", linux=shared)
-    two = daemon.started(pod, "sleep", "67890", name="two", linux=shared)
+    one = daemon.started(pod, "sleep", "12345", name="one", pid=cri.POD)
+    two = daemon.started(pod, "sleep", "67890", name="two", pid=cri.POD)
     alone = daemon.started(pod, "sleep", "11111", name="alone")
     assert b"sleep 12345" in daemon.exec(two, "ps").stdout
     assert b"12345" not in daemon.exec(alone, "ps").stdout
@@ -83,7 +83,9 @@ def test_containers_of_a_pod_share_its_network_and_on_request_its_pids(daemon: L
 
 
 def test_the_log_is_reopened_after_a_rotation(daemon: Live) -> None:
-    container = daemon.started(daemon.pod(), "sh", "-c", "i=0; while :; do echo line $i; i=$((i+1)); sleep 0.01; done")
+    container = daemon.started(
+        daemon.pod(), "sh", "-c", "i=0; while :; do echo line $i; i=$((i+1)); sleep 0.01; done"
+    )
     log = Path(daemon.status(container).log_path)
     while not log.stat().st_size:
         time.sleep(0.01)
@@ -141,7 +143,9 @@ def test_identity_limits_and_isolation_are_what_was_asked_for(daemon: Live) -> N
 
 
 def test_stats_are_real(daemon: Live) -> None:
-    container = daemon.started(daemon.pod(), "sh", "-c", "dd if=/dev/zero of=/tmp/big bs=1M count=3; exec sleep 9999")
+    container = daemon.started(
+        daemon.pod(), "sh", "-c", "dd if=/dev/zero of=/tmp/big bs=1M count=3; exec sleep 9999"
+    )
     stats = daemon.runtime.ContainerStats(cri.ContainerStatsRequest(container_id=container)).stats
     assert stats.cpu.usage_core_nano_seconds.value > 100_000 and stats.memory.working_set_bytes.value > 10_000
     listed = daemon.runtime.ListContainerStats(cri.ListContainerStatsRequest()).stats
@@ -157,7 +161,9 @@ def test_a_published_port_is_reached_on_the_host(daemon: Live) -> None:
 
 def test_a_host_network_pod_has_the_hosts_network_and_name(daemon: Live) -> None:
     options = cri.NamespaceOption(network=cri.NODE, pid=cri.CONTAINER)
-    linux = cri.LinuxPodSandboxConfig(security_context=cri.LinuxSandboxSecurityContext(namespace_options=options))
+    linux = cri.LinuxPodSandboxConfig(
+        security_context=cri.LinuxSandboxSecurityContext(namespace_options=options)
+    )
     pod = daemon.pod(linux=linux)
     context = cri.LinuxContainerSecurityContext(namespace_options=options)
     container = daemon.started(pod, linux=cri.LinuxContainerConfig(security_context=context))
@@ -185,4 +191,4 @@ def test_rpcs_of_later_versions_name_themselves(daemon: Live) -> None:
         with pytest.raises(grpc.RpcError) as error:
             answer = getattr(daemon.runtime, name)(request)
             list(answer)
-        assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED and name in error.value.details()
+        assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED and name in str(error.value.details())

@@ -116,14 +116,18 @@ def sampand(*arguments: str, path: str | None = None) -> "subprocess.CompletedPr
 def test_a_socket_in_use_and_a_root_in_use_are_left_alone(daemon: Live, tmp_path: Path) -> None:
     second = sampand("--config", str(daemon.own.config))
     assert second.returncode == 1 and "another sampand already works on" in second.stderr
-    third = sampand("--root", str(tmp_path / "r"), "--state", str(tmp_path / "s"), "--listen", daemon.own.endpoint)
+    third = sampand(
+        "--root", str(tmp_path / "r"), "--state", str(tmp_path / "s"), "--listen", daemon.own.endpoint
+    )
     assert third.returncode == 1 and "is in use by another process" in third.stderr
     assert daemon.runtime.Version(cri.VersionRequest()).runtime_name == "sampan"
 
 
 def test_a_file_where_the_socket_should_be_is_not_deleted(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("precious")
-    refused = sampand("--root", str(tmp_path / "r"), "--state", str(tmp_path / "s"), "--listen", f"unix://{tmp_path}/file")
+    refused = sampand(
+        "--root", str(tmp_path / "r"), "--state", str(tmp_path / "s"), "--listen", f"unix://{tmp_path}/file"
+    )
     assert refused.returncode == 1 and "not a socket" in refused.stderr
     assert (tmp_path / "file").read_text() == "precious"
 

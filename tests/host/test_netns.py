@@ -1,17 +1,18 @@
 """Entering pinned namespaces, and the names of sysctls."""
 
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+
 from sampan.host import mounts, netns
 from sampan.host.threads import in_own_thread
 from sampan.model.errors import Invalid, NotFound
 
 
 @pytest.fixture
-async def pinned(tmp_path: Path) -> Iterator[Path]:
+async def pinned(tmp_path: Path) -> AsyncIterator[Path]:
     place = tmp_path / "net"
     place.touch()
 
@@ -24,6 +25,10 @@ async def pinned(tmp_path: Path) -> Iterator[Path]:
         yield place
     finally:
         mounts.detach(place)
+
+
+def current() -> int:
+    return Path("/proc/thread-self/ns/net").stat().st_ino
 
 
 @pytest.mark.root
@@ -45,14 +50,14 @@ async def test_a_socket_made_inside_stays_inside(pinned: Path) -> None:
 
 @pytest.mark.root
 async def test_the_threads_of_the_daemon_stay_where_they_are(pinned: Path) -> None:
-    here = Path("/proc/thread-self/ns/net").stat().st_ino
-    assert await netns.inside(pinned, "net", lambda: Path("/proc/thread-self/ns/net").stat().st_ino) != here
-    assert Path("/proc/thread-self/ns/net").stat().st_ino == here
+    here = current()
+    assert await netns.inside(pinned, "net", current) != here
+    assert current() == here
 
 
 @pytest.mark.root
 async def test_a_namespace_that_is_gone_is_not_found(pinned: Path, tmp_path: Path) -> None:
-    for place, kind in ((tmp_path / "absent", "net"), (pinned, "ipc"), (Path("/proc/1/ns/net"), "net")):
+    for place, kind in ((tmp_path / "absent", "net"), (pinned, "ipc"), (Path("/proc/self/ns/net"), "net")):
         with pytest.raises(NotFound):
             await netns.inside(place, kind, lambda: None)
 

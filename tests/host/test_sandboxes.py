@@ -5,15 +5,18 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from sampan.config import Paths
 from sampan.host import mounts, netns, sandboxes, syscalls
 from sampan.host.sandboxes import PinnedSandboxes
 from sampan.model.errors import AlreadyExists, Invalid, WrongState
 from sampan.runtime.ports import SandboxPlan
+from sampan.wire import mountinfo
 
 pytestmark = pytest.mark.root
 
@@ -36,8 +39,12 @@ def pods(paths: Paths) -> PinnedSandboxes:
     return PinnedSandboxes(paths)
 
 
+def table(pid: int | str = "self") -> list[mountinfo.Mount]:
+    return mountinfo.parse(Path(f"/proc/{pid}/mountinfo").read_bytes())
+
+
 def below(path: Path) -> list[str]:
-    return [mount.point for mount in mounts.mountinfo.beneath(mounts.table(), str(path.resolve()))]
+    return [mount.point for mount in mountinfo.beneath(table(), str(path.resolve()))]
 
 
 def left_of_pods(paths: Paths) -> list[str]:
@@ -65,15 +72,19 @@ def plan(
     )
 
 
-async def read_inside(paths: Paths, kind: str, file: str) -> str:
-    return await netns.inside(paths.namespace(POD, kind), kind, lambda: Path(file).read_text())
+def inode(path: Path) -> int:
+    return path.stat().st_ino
+
+
+def sysctl(file: str) -> str:
+    return Path("/proc/sys", file).read_text()
 
 
 async def test_the_namespaces_are_new_ones(pods: PinnedSandboxes, paths: Paths) -> None:
     await pods.create(plan())
+    assert await pods.present(POD, ALL)
     for kind in ALL:
-        assert netns.is_pinned(paths.namespace(POD, kind), kind)
-        assert paths.namespace(POD, kind).stat().st_ino != Path(f"/proc/self/ns/{kind}").stat().st_ino
+        assert inode(paths.namespace(POD, kind)) != inode(Path("/proc/self/ns", kind))
 
 
 async def test_the_hostname_is_the_pods_alone(pods: PinnedSandboxes, paths: Paths) -> None:
@@ -117,7 +128,7 @@ async def test_shm_has_its_size_and_no_devices_or_programs(pods: PinnedSandboxes
     fs = os.statvfs(shm)
     assert fs.f_blocks * fs.f_frsize == 3 << 20
     assert stat.S_IMODE(shm.stat().st_mode) == 0o1777
-    (mount,) = [mount for mount in mounts.table() if mount.point == str(shm)]
+    (mount,) = [mount for mount in table() if mount.point == str(shm)]
     assert (mount.fstype, mount.restrictions) == ("tmpfs", ("nodev", "noexec", "nosuid"))
 
 
@@ -180,7 +191,38 @@ async def test_a_container_can_be_given_what_is_the_pods(pods: PinnedSandboxes, 
     assert directory.stat().st_dev == paths.shm(POD).stat().st_dev
 
 
-# --- sysctls ----------------------------------------------------------------------------------------------------
+@pytest.fixture
+def service() -> Iterator[Callable[[], int]]:
+    """Start a process with a mount namespace of its own, as systemd does for a service; returns its pid."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start() -> int:
+        command = ["unshare", "--mount", "--propagation", "slave", "sh", "-c", "echo; exec cat"]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        started.append(process)
+        assert process.stdout is not None
+        assert process.stdout.read(1) == b"\n"
+        return process.pid
+
+    try:
+        yield start
+    finally:
+        for process in started:
+            process.communicate()
+
+
+async def test_a_service_that_took_a_copy_of_all_mounts_keeps_no_namespace(
+    pods: PinnedSandboxes, paths: Paths, service: Callable[[], int]
+) -> None:
+    await pods.create(plan())
+    pid = service()
+    pinned = {str(paths.namespace(POD, kind)) for kind in ALL} | {str(paths.shm(POD))}
+    assert pinned <= {mount.point for mount in table(pid)}, "it has no copy, so this test shows nothing"
+    await pods.remove(POD)
+    assert not pinned & {mount.point for mount in table(pid)}
+
+
+# --- sysctls --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -197,11 +239,11 @@ async def test_a_container_can_be_given_what_is_the_pods(pods: PinnedSandboxes, 
 async def test_a_sysctl_is_the_pods_alone(
     pods: PinnedSandboxes, paths: Paths, key: str, value: str, kind: str, file: str, expected: str
 ) -> None:
-    host = Path("/proc/sys", file)
-    before = host.read_text()
+    before = sysctl(file)
     await pods.create(plan(sysctls={key: value}))
-    assert (await read_inside(paths, kind, f"/proc/sys/{file}")).strip() == expected
-    assert host.read_text() == before
+    inside = await netns.inside(paths.namespace(POD, kind), kind, lambda: sysctl(file))
+    assert inside.strip() == expected
+    assert sysctl(file) == before
 
 
 @pytest.mark.parametrize(
@@ -223,10 +265,10 @@ async def test_a_sysctl_of_the_host_is_refused(
     pods: PinnedSandboxes, namespaces: frozenset[str], key: str
 ) -> None:
     files = ("kernel/core_pattern", "kernel/msgmax", "net/ipv4/ip_forward", "vm/swappiness")
-    before = [Path("/proc/sys", file).read_text() for file in files]
+    before = [sysctl(file) for file in files]
     with pytest.raises(Invalid):
         await pods.create(plan(namespaces, sysctls={key: before[0]}))
-    assert [Path("/proc/sys", file).read_text() for file in files] == before
+    assert [sysctl(file) for file in files] == before
 
 
 @pytest.mark.parametrize(
@@ -247,7 +289,7 @@ async def test_a_sysctl_that_the_kernel_refuses_is_named(
     assert not left_of_pods(paths)
 
 
-# --- removal ----------------------------------------------------------------------------------------------------
+# --- removal --------------------------------------------------------------------------------------------
 
 
 async def test_removing_leaves_nothing(pods: PinnedSandboxes, paths: Paths) -> None:
@@ -340,12 +382,12 @@ def make_directory(place: Path) -> None:
 
 
 def make_link(place: Path) -> None:
-    place.symlink_to("/proc/1/ns/net")
+    place.symlink_to("/proc/self/ns/net")
 
 
 def make_host_namespace(place: Path) -> None:
     place.touch()
-    syscalls.mount("/proc/1/ns/net", place, "", syscalls.MS_BIND)
+    syscalls.mount("/proc/self/ns/net", place, "", syscalls.MS_BIND)
 
 
 def make_other_kind(place: Path) -> None:
@@ -355,7 +397,7 @@ def make_other_kind(place: Path) -> None:
 
 @pytest.mark.parametrize("make", [make_file, make_directory, make_link, make_host_namespace, make_other_kind])
 async def test_what_is_no_pinned_namespace_is_not_taken_for_one(
-    pods: PinnedSandboxes, paths: Paths, make: "type[object]"
+    pods: PinnedSandboxes, paths: Paths, make: Callable[[Path], None]
 ) -> None:
     await pods.create(plan())
     place = paths.namespace(POD, "net")
@@ -413,7 +455,7 @@ async def test_a_pods_directory_that_became_a_link_is_not_followed(
     assert (host / "deep/file").read_text() == "precious"
 
 
-async def test_nothing_is_deleted_while_something_stays_mounted(
+def test_nothing_is_deleted_while_something_stays_mounted(
     paths: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host = canary(paths)
@@ -424,8 +466,9 @@ async def test_nothing_is_deleted_while_something_stays_mounted(
     monkeypatch.setattr(syscalls, "umount", lambda target, flags=0: None)
     with pytest.raises(WrongState, match="still mounted"):
         mounts._unmount_beneath(paths.state / "pod")
-    with pytest.raises(WrongState, match="mounted in it meanwhile"):
-        mounts._delete_tree(paths.state / "pod")
+    with pytest.raises(WrongState, match="something is mounted in it"):
+        mounts.delete_tree(paths.state / "pod")
+    assert (paths.state / "pod/file").exists()
     monkeypatch.undo()
     assert (host / "deep/file").read_text() == "precious"
 

@@ -1,6 +1,9 @@
 """The use cases, wired to fakes."""
 
+import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
 from sampan.api import cri_pb2 as cri
 from sampan.config import Config, load
@@ -8,7 +11,7 @@ from sampan.model.image import Image, ImageConfig
 from sampan.runtime.containers import Containers, Parts
 from sampan.runtime.exec import Exec
 from sampan.runtime.exits import Exits
-from sampan.runtime.images import Images
+from sampan.runtime.images import Images, Supply
 from sampan.runtime.machine import Machine
 from sampan.runtime.pod_init import PodInit
 from sampan.runtime.pods import Pods
@@ -19,18 +22,12 @@ from sampan.runtime.stops import Stops
 from sampan.tasks import Tasks
 from tests.fakes import FakeJournal, World, machine
 
-IMAGE = Image(id="sha256:" + "1" * 64, config=ImageConfig(cmd=("sh",)), layers=("sha256:" + "2" * 64,), tags=("docker.io/library/box:latest",))
-
-
-class KnownImages(Images):
-    """Images without a store or a registry: what is in the state is what there is."""
-
-    def __init__(self, state: State) -> None:
-        self._known = state
-
-    def find(self, ref: str) -> Image | None:
-        images = self._known.images.values()
-        return next((one for one in images if ref in (one.id, *one.tags, "box")), None)
+IMAGE = Image(
+    id="sha256:" + "1" * 64,
+    config=ImageConfig(cmd=("sh",)),
+    layers=("sha256:" + "2" * 64,),
+    tags=("docker.io/library/box:latest",),
+)
 
 
 @dataclass
@@ -49,13 +46,13 @@ class System:
     recovery: Recovery
     tasks: Tasks
 
-    async def pod(self, name: str = "web", **more: object) -> str:
+    async def pod(self, name: str = "web", **more: Any) -> str:
         return await self.pods.run(pod_config(name, **more), "")
 
-    async def container(self, pod_id: str, name: str = "app", **more: object) -> str:
+    async def container(self, pod_id: str, name: str = "app", **more: Any) -> str:
         return await self.containers.create(pod_id, container_config(name, **more))
 
-    async def started(self, pod_id: str, name: str = "app", **more: object) -> str:
+    async def started(self, pod_id: str, name: str = "app", **more: Any) -> str:
         id = await self.container(pod_id, name, **more)
         await self.containers.start(id)
         return id
@@ -67,10 +64,13 @@ def wire(world: World | None = None, journal: FakeJournal | None = None) -> Syst
     config = load(None, {"root": "/tmp/sampan-root", "state": "/tmp/sampan-state"})
     state, tasks, host = State(journal), Tasks(), machine(world)
     state.adopt([IMAGE, *journal.rows.values()])
+    images = Images(
+        state, cast(Any, None), Supply(cast(Any, None), cast(Any, None), "x86_64"), tasks
+    )  # it only finds
     exits = Exits(config, state, host, tasks)
     init = PodInit(config, state, host, tasks)
     stops = Stops(config, state, host, exits)
-    containers = Containers(Parts(config, state, host, KnownImages(state), exits, stops, init))
+    containers = Containers(Parts(config, state, host, images, exits, stops, init))
     pods = Pods(config, state, host, containers, init)
     recovery = Recovery(state, host, pods, containers, (exits, init), tasks)
     return System(
@@ -79,34 +79,40 @@ def wire(world: World | None = None, journal: FakeJournal | None = None) -> Syst
     )  # fmt: skip
 
 
-def pod_config(name: str = "web", **more: object) -> cri.PodSandboxConfig:
+def pod_config(name: str = "web", **more: Any) -> cri.PodSandboxConfig:
     config = cri.PodSandboxConfig(
         metadata=cri.PodSandboxMetadata(name=name, uid=f"uid-{name}", namespace="default"),
         log_directory="/var/log/pods/" + name,
         linux=cri.LinuxPodSandboxConfig(
             cgroup_parent="/tests",
-            security_context=cri.LinuxSandboxSecurityContext(namespace_options=cri.NamespaceOption(pid=cri.CONTAINER)),
+            security_context=cri.LinuxSandboxSecurityContext(
+                namespace_options=cri.NamespaceOption(pid=cri.CONTAINER)
+            ),
         ),
     )
-    config.MergeFrom(cri.PodSandboxConfig(**more))  # type: ignore[arg-type]  # fields as keywords
+    config.MergeFrom(cri.PodSandboxConfig(**more))
     return config
 
 
-def container_config(name: str = "app", **more: object) -> cri.ContainerConfig:
+def container_config(name: str = "app", *, pid: cri.NamespaceMode.ValueType = cri.CONTAINER, **more: Any) -> cri.ContainerConfig:
     config = cri.ContainerConfig(
         metadata=cri.ContainerMetadata(name=name),
         image=cri.ImageSpec(image="box"),
         log_path=f"{name}.log",
         linux=cri.LinuxContainerConfig(
-            security_context=cri.LinuxContainerSecurityContext(namespace_options=cri.NamespaceOption(pid=cri.CONTAINER))
+            security_context=cri.LinuxContainerSecurityContext(
+                namespace_options=cri.NamespaceOption(pid=pid)
+            )
         ),
     )
-    config.MergeFrom(cri.ContainerConfig(**more))  # type: ignore[arg-type]  # fields as keywords
+    config.MergeFrom(cri.ContainerConfig(**more))
     return config
 
 
-def shared_pid() -> cri.LinuxContainerConfig:
-    options = cri.NamespaceOption(pid=cri.POD)
-    return cri.LinuxContainerConfig(security_context=cri.LinuxContainerSecurityContext(namespace_options=options))
-
-
+async def until(condition: Callable[[], object]) -> None:
+    """Let other tasks run until the condition holds."""
+    for turn in range(3000):
+        if condition():
+            return
+        await asyncio.sleep(0 if turn < 1000 else 0.005)
+    raise AssertionError("it never came to be")

@@ -6,14 +6,13 @@ from sampan.api import cri_pb2 as cri
 from sampan.model.container import ContainerState
 from sampan.model.errors import AlreadyExists, Invalid, NotFound, ToolFailed, WrongState
 from sampan.spec.facts import Source
-from tests.runtime.system import System, container_config, pod_config, wire
+from tests.runtime.system import container_config, pod_config, System, until, wire
 
 CREATE_CALLS = ["rootfs.prepare", "bundles.write", "bundles.make_log", "oci.create"]
 
 
 async def until_exited(system: System, id: str) -> None:
-    while system.state.containers[id].state is not ContainerState.EXITED:
-        await asyncio.sleep(0)
+    await until(lambda: system.state.containers[id].state is ContainerState.EXITED)
 
 
 async def test_a_container_is_created_then_runs_then_exits() -> None:
@@ -60,8 +59,7 @@ async def test_a_caller_that_leaves_does_not_stop_the_create(call: str) -> None:
     pod = await system.pod()
     go_on = system.world.hang(call)
     create = asyncio.ensure_future(system.container(pod))
-    while call not in system.world.calls:
-        await asyncio.sleep(0)
+    await until(lambda: call in system.world.calls)
     create.cancel()
     retry = asyncio.ensure_future(system.container(pod))
     await asyncio.sleep(0)

@@ -5,7 +5,7 @@ import pytest
 from sampan.api import cri_pb2 as cri
 from sampan.model.errors import AlreadyExists, Invalid, ToolFailed, Unavailable, WrongState
 from sampan.model.pod import PodState
-from tests.runtime.system import System, container_config, pod_config, shared_pid, wire
+from tests.runtime.system import container_config, pod_config, System, until, wire
 
 RUN_CALLS = ["sandboxes.create", "bundles.make_log_directory", "cgroups.make_parent", "network.attach"]
 STOP_CALLS = ["network.detach", "sandboxes.remove"]
@@ -23,8 +23,7 @@ async def test_the_intent_and_its_network_are_on_disk_before_the_first_effect() 
     system = wire()
     go_on = system.world.hang("sandboxes.create")
     run = asyncio.ensure_future(system.pod())
-    while not system.world.sandboxes:
-        await asyncio.sleep(0)
+    await until(lambda: system.world.sandboxes)
     [pod] = system.journal.rows.values()
     assert pod.conflist and not pod.visible  # type: ignore[union-attr]
     go_on.set()
@@ -78,8 +77,7 @@ async def test_a_caller_that_leaves_does_not_stop_the_run_and_its_retry_joins_it
     system = wire()
     go_on = system.world.hang("network.attach")
     first = asyncio.ensure_future(system.pod())
-    while not system.world.attachments:
-        await asyncio.sleep(0)
+    await until(lambda: system.world.attachments)
     first.cancel()
     retry = asyncio.ensure_future(system.pod())
     await asyncio.sleep(0)
@@ -171,8 +169,7 @@ async def test_a_stop_whose_caller_leaves_goes_on() -> None:
     id = await system.pod()
     go_on = system.world.hang("network.detach")
     stop = asyncio.ensure_future(system.pods.stop(id))
-    while system.world.attachments:
-        await asyncio.sleep(0)
+    await until(lambda: not system.world.attachments)
     stop.cancel()
     go_on.set()
     await system.pods.settle()
@@ -184,8 +181,7 @@ async def test_no_container_is_made_in_a_pod_that_is_stopping() -> None:
     id = await system.pod()
     go_on = system.world.hang("network.detach")
     stop = asyncio.ensure_future(system.pods.stop(id))
-    while system.world.attachments:
-        await asyncio.sleep(0)
+    await until(lambda: not system.world.attachments)
     with pytest.raises(WrongState, match="not ready"):
         await system.container(id)
     go_on.set()
@@ -197,11 +193,9 @@ async def test_a_create_in_flight_when_its_pod_is_stopped_is_undone() -> None:
     id = await system.pod()
     go_on = system.world.hang("oci.create")
     create = asyncio.ensure_future(system.container(id))
-    while not system.world.processes:
-        await asyncio.sleep(0)
+    await until(lambda: system.world.processes)
     stop = asyncio.ensure_future(system.pods.stop(id))
-    while not system.state.pods[id].stopping_at:
-        await asyncio.sleep(0)
+    await until(lambda: system.state.pods[id].stopping_at)
     go_on.set()
     with pytest.raises(WrongState):
         await create
@@ -232,8 +226,8 @@ async def test_the_init_comes_with_the_first_container_that_shares_the_pid_names
     await system.container(id, "alone")
     assert id not in system.world.processes
     await asyncio.gather(
-        system.containers.create(id, container_config("a", linux=shared_pid())),
-        system.containers.create(id, container_config("b", linux=shared_pid())),
+        system.containers.create(id, container_config("a", pid=cri.POD)),
+        system.containers.create(id, container_config("b", pid=cri.POD)),
     )
     assert id in system.world.processes and system.world.processes[id].running
     await system.pods.remove(id)
@@ -243,10 +237,9 @@ async def test_the_init_comes_with_the_first_container_that_shares_the_pid_names
 async def test_a_pod_whose_init_dies_is_not_ready() -> None:
     system = wire()
     id = await system.pod()
-    await system.containers.create(id, container_config("a", linux=shared_pid()))
+    await system.containers.create(id, container_config("a", pid=cri.POD))
     system.world.end(id, 137)
-    while system.state.pods[id].state is PodState.READY:
-        await asyncio.sleep(0)
+    await until(lambda: not (system.state.pods[id].state is PodState.READY))
     assert "init" in system.state.pods[id].broken_reason
     await system.pods.remove(id)
     assert system.world.census() == {}
@@ -257,8 +250,7 @@ async def test_reads_do_not_wait_for_a_stuck_teardown() -> None:
     id = await system.pod()
     go_on = system.world.hang("sandboxes.remove")
     stop = asyncio.ensure_future(system.pods.stop(id))
-    while system.world.sandboxes:
-        await asyncio.sleep(0)
+    await until(lambda: not system.world.sandboxes)
     assert system.state.pods[id].state is PodState.NOT_READY  # a plain lookup: nothing to wait for
     go_on.set()
     await stop

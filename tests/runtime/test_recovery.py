@@ -12,12 +12,14 @@ from sampan.model.process import ProcessRef
 from sampan.model.user import User
 from sampan.runtime.recovery import Verdict, decide_container, decide_pod
 from tests.fakes import World
-from tests.runtime.system import System, container_config, shared_pid, wire
+from tests.runtime.system import container_config, System, until, wire
 
 POD = Pod(id="p", config=cri.PodSandboxConfig(), handler="crun", created_at=1, hostname="h")
 READY = pod_changes.ready(POD, 2)
 STOPPING = pod_changes.stopping(READY, 3)
-CONTAINER = Container(id="c", pod_id="p", config=cri.ContainerConfig(), handler="crun", image_id="i", created_at=1)
+CONTAINER = Container(
+    id="c", pod_id="p", config=cri.ContainerConfig(), handler="crun", image_id="i", created_at=1
+)
 CREATED = container_changes.created(CONTAINER, ProcessRef(2, 3), ProcessRef(4, 5), User())
 
 
@@ -95,8 +97,7 @@ async def test_a_run_cut_short_is_taken_down(call: str) -> None:
     system = wire()
     system.world.hang(call)
     run = asyncio.ensure_future(system.pod())
-    while call not in system.world.calls:
-        await asyncio.sleep(0)
+    await until(lambda: call in system.world.calls)
     before = dict(system.journal.rows)
     again = wire(system.world, system.journal)  # the first daemon never goes on: it was killed
     assert before
@@ -114,8 +115,7 @@ async def test_a_create_cut_short_is_taken_down(call: str) -> None:
     before = system.world.census()
     system.world.hang(call)
     create = asyncio.ensure_future(system.container(pod))
-    while call not in system.world.calls:
-        await asyncio.sleep(0)
+    await until(lambda: call in system.world.calls)
     again = wire(system.world, system.journal)
     await again.recovery.run()
     assert again.world.census() == before and not again.state.containers
@@ -128,8 +128,7 @@ async def test_a_stop_cut_short_is_finished() -> None:
     await system.started(pod)
     system.world.hang("network.detach")
     stop = asyncio.ensure_future(system.pods.stop(pod))
-    while system.world.attachments:
-        await asyncio.sleep(0)
+    await until(lambda: not system.world.attachments)
     again = wire(system.world, system.journal)
     await again.recovery.run()
     await settled(again)
@@ -141,7 +140,7 @@ async def test_after_a_reboot_pods_are_not_ready_and_containers_lost_and_all_can
     system = wire()
     pod = await system.pod()
     id = await system.started(pod)
-    await system.containers.create(pod, container_config("shared", linux=shared_pid()))
+    await system.containers.create(pod, container_config("shared", pid=cri.POD))
     await system.tasks.stop()
     rebooted = World(attachments=system.world.attachments)  # addresses are on disk and survive
     again = wire(rebooted, system.journal)

@@ -1,7 +1,7 @@
 import asyncio
 
 from sampan.model.container import ContainerState
-from tests.runtime.system import wire
+from tests.runtime.system import until, wire
 
 
 async def test_the_stop_signal_is_sent_once_and_then_kill_after_the_grace() -> None:
@@ -9,8 +9,7 @@ async def test_the_stop_signal_is_sent_once_and_then_kill_after_the_grace() -> N
     system.world.ignores_term = True
     id = await system.started(await system.pod())
     first = asyncio.ensure_future(system.containers.stop(id, 3600))
-    while not system.world.processes[id].signals:
-        await asyncio.sleep(0)
+    await until(lambda: system.world.processes[id].signals)
     process = system.world.processes[id]
     second = asyncio.ensure_future(system.containers.stop(id, 1800))
     await asyncio.sleep(0)
@@ -37,11 +36,9 @@ async def test_the_kill_goes_on_when_the_caller_leaves() -> None:
     system.world.ignores_term = True
     id = await system.started(await system.pod())
     stop = asyncio.ensure_future(system.containers.stop(id, 1))
-    while not system.world.processes[id].signals:
-        await asyncio.sleep(0)
+    await until(lambda: system.world.processes[id].signals)
     stop.cancel()
-    while system.state.containers[id].state is not ContainerState.EXITED:
-        await asyncio.sleep(0.01)
+    await until(lambda: system.state.containers[id].state is ContainerState.EXITED)
     assert system.state.containers[id].exit_code == 137
 
 

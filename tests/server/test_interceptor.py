@@ -8,7 +8,6 @@ from sampan.server.interceptor import CODES, code_of, message_of, subject
 from sampan.api import cri_pb2 as cri
 
 
-
 def test_every_error_has_a_code() -> None:
     for kind in errors.SampanError.__subclasses__():
         assert kind in CODES or any(issubclass(kind, known) for known in CODES), kind

@@ -1,6 +1,7 @@
 """Cgroup parents, paths and layouts."""
 
 import pytest
+
 from sampan.model.errors import Invalid
 from sampan.wire import cgroup_paths, mountinfo
 

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from sampan.wire import cgroupfs
 from sampan.wire.cgroupfs import Limits, Memory
 

@@ -1,6 +1,7 @@
 """Lines of /proc/PID/mountinfo, as real kernels write them."""
 
 import pytest
+
 from sampan.wire import mountinfo
 
 TABLE = (

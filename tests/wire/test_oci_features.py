@@ -2,6 +2,7 @@
 
 import msgspec
 import pytest
+
 from sampan.wire import oci_features
 
 CRUN = b"""\
@@ -31,7 +32,7 @@ def test_versions(output: bytes, version: tuple[int, ...]) -> None:
 def test_a_crun_without_the_features_command() -> None:
     features = oci_features.features(CRUN, None)
     assert features.version == (1, 8, 1)
-    assert features.built_with == {"SYSTEMD", "SELINUX", "APPARMOR", "CAP", "SECCOMP", "EBPF", "YAJL"}
+    assert (features.seccomp, features.apparmor, features.selinux) == (True, True, True)
     assert features.recursive_read_only
     assert not features.idmapped_mounts
     assert not oci_features.features(b"crun version 1.3\n", None).recursive_read_only
@@ -48,6 +49,25 @@ def test_a_crun_that_lists_its_features(able: bool) -> None:
     features = oci_features.features(b"crun version 1.21\n", msgspec.json.encode(said))
     assert features.recursive_read_only is able
     assert features.idmapped_mounts is able
+
+
+def test_a_runtime_built_without_a_security_module() -> None:
+    features = oci_features.features(b"crun version 1.8.1\n+SYSTEMD +CAP +SECCOMP\n", None)
+    assert (features.seccomp, features.apparmor, features.selinux) == (True, False, False)
+
+
+def test_what_the_features_say_outdoes_the_version_line() -> None:
+    said = b'{"linux": {"seccomp": {"enabled": true}, "apparmor": {"enabled": false}, "selinux": {}}}'
+    features = oci_features.features(b"runc version 1.1.5\n+APPARMOR +SELINUX\n", said)
+    assert (features.seccomp, features.apparmor, features.selinux) == (True, False, True)
+
+
+@pytest.mark.parametrize("said", [b"no JSON", b"[]", b'{"mountOptions": 7}', b"\xff", b""])
+def test_unreadable_features_promise_nothing(said: bytes) -> None:
+    features = oci_features.features(b"crun version 1.28\n", said)
+    assert features.version == (1, 28)
+    assert not features.recursive_read_only
+    assert not features.idmapped_mounts
 
 
 def test_features_without_the_linux_part() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from sampan.config import Paths
-from sampan.host.mounts import delete_tree
+from sampan.host.mounts import delete
 from sampan.host.threads import in_thread
 from sampan.model.errors import Invalid
 from sampan.tasks import step_now
@@ -54,7 +54,7 @@ class HostBundles:
 
     def _remove(self, id: str) -> None:
         step_now("bundle.remove", id)
-        delete_tree(self._paths.bundle(id))
+        delete(self._paths.bundle(id))
 
     async def make_log(self, directory: str, path: str) -> Path:
         return await in_thread(_make_log, Path(directory), Path(path))

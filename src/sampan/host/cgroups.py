@@ -59,7 +59,7 @@ def _detect(configured: str) -> "HostCgroups":
 
 
 class HostCgroups:
-    """The `Cgroups` port on the real kernel."""
+    """The `Cgroups` port on the real kernel. `driver` is systemd or cgroupfs."""
 
     def __init__(self, driver: str, layout: Layout) -> None:
         self.driver = driver

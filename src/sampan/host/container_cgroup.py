@@ -32,7 +32,7 @@ class ContainerCgroup:
         below = path.strip("/")
         owned = bool(below) and ".." not in below.split("/")
         self._folders = [f"{top}/{below}" for top in self._layout.hierarchies] if owned else []
-        self._below = below
+        self.below = below
 
     def __bool__(self) -> bool:
         """Whether there is such a group anywhere."""
@@ -41,9 +41,9 @@ class ContainerCgroup:
     def oom_killed(self) -> bool:
         """Whether the kernel has killed a process of the group because its memory was used up."""
         memory = self._layout.v1.get("memory")
-        file = f"{memory}/{self._below}/memory.oom_control" if memory else ""
+        file = f"{memory}/{self.below}/memory.oom_control" if memory else ""
         if not file and self._layout.v2:
-            file = f"{self._layout.v2}/{self._below}/memory.events"
+            file = f"{self._layout.v2}/{self.below}/memory.events"
         if not self._folders or not file:
             return False
         try:
@@ -53,7 +53,7 @@ class ContainerCgroup:
 
     def kill(self) -> None:
         """SIGKILL to everything in the group and below, fork bombs included."""
-        if not self._kill_at_once():
+        if self._folders and not self._kill_at_once():
             frozen = self._freeze(b"FROZEN")
             self._kill_each()
             if frozen:
@@ -64,7 +64,7 @@ class ContainerCgroup:
         if not self._layout.v2:
             return False
         try:
-            _write(f"{self._layout.v2}/{self._below}/cgroup.kill", b"1")
+            _write(f"{self._layout.v2}/{self.below}/cgroup.kill", b"1")
         except OSError:
             return False
         return self._layout.unified
@@ -73,10 +73,10 @@ class ContainerCgroup:
         """On v1, stop the group, so that nothing forks while it is killed. The signals act once it is
         thawed."""
         freezer = self._layout.v1.get("freezer")
-        if freezer is None or not self._folders:
+        if freezer is None:
             return False
         try:
-            _write(f"{freezer}/{self._below}/freezer.state", state)
+            _write(f"{freezer}/{self.below}/freezer.state", state)
         except OSError:
             return False
         return True

@@ -13,7 +13,9 @@ from sampan.host.threads import in_own_thread
 from sampan.spec.facts import DeviceNode
 
 # Folders of /dev that a container gets of its own, or that hold no devices; and the host's console.
-_NOT_OURS = frozenset({"pts", "shm", "fd", "mqueue", "hugepages", "console", ".lxc", ".lxd-mounts", ".udev"})
+_NOT_OURS = frozenset(
+    {"pts", "ptmx", "shm", "fd", "mqueue", "hugepages", "console", ".lxc", ".lxd-mounts", ".udev"}
+)
 
 
 async def device_nodes(paths: Iterable[str]) -> dict[str, tuple[DeviceNode, ...]]:

@@ -1,4 +1,4 @@
-"""What this machine and its tools can do, looked up once when the daemon starts."""
+"""What this machine can do, and the programs we start there; looked up once when the daemon starts."""
 
 import asyncio
 import os
@@ -16,29 +16,35 @@ from sampan.host.threads import in_thread
 from sampan.model.errors import Unavailable
 from sampan.spec.facts import DeviceNode, Host
 from sampan.wire import oci_features
+from sampan.wire.cgroup_paths import SYSTEMD, Layout
 from sampan.wire.oci_features import Features
 
 # In the order of their numbers (linux/include/uapi/linux/capability.h).
 # fmt: off
 CAPABILITIES = (
-    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID",
-    "CAP_SETUID", "CAP_SETPCAP", "CAP_LINUX_IMMUTABLE", "CAP_NET_BIND_SERVICE", "CAP_NET_BROADCAST",
-    "CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_IPC_LOCK", "CAP_IPC_OWNER", "CAP_SYS_MODULE", "CAP_SYS_RAWIO",
-    "CAP_SYS_CHROOT", "CAP_SYS_PTRACE", "CAP_SYS_PACCT", "CAP_SYS_ADMIN", "CAP_SYS_BOOT", "CAP_SYS_NICE",
-    "CAP_SYS_RESOURCE", "CAP_SYS_TIME", "CAP_SYS_TTY_CONFIG", "CAP_MKNOD", "CAP_LEASE", "CAP_AUDIT_WRITE",
-    "CAP_AUDIT_CONTROL", "CAP_SETFCAP", "CAP_MAC_OVERRIDE", "CAP_MAC_ADMIN", "CAP_SYSLOG", "CAP_WAKE_ALARM",
-    "CAP_BLOCK_SUSPEND", "CAP_AUDIT_READ", "CAP_PERFMON", "CAP_BPF", "CAP_CHECKPOINT_RESTORE",
+    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL",
+    "CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP", "CAP_LINUX_IMMUTABLE", "CAP_NET_BIND_SERVICE",
+    "CAP_NET_BROADCAST", "CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_IPC_LOCK", "CAP_IPC_OWNER", "CAP_SYS_MODULE",
+    "CAP_SYS_RAWIO", "CAP_SYS_CHROOT", "CAP_SYS_PTRACE", "CAP_SYS_PACCT", "CAP_SYS_ADMIN", "CAP_SYS_BOOT",
+    "CAP_SYS_NICE", "CAP_SYS_RESOURCE", "CAP_SYS_TIME", "CAP_SYS_TTY_CONFIG", "CAP_MKNOD", "CAP_LEASE",
+    "CAP_AUDIT_WRITE", "CAP_AUDIT_CONTROL", "CAP_SETFCAP", "CAP_MAC_OVERRIDE", "CAP_MAC_ADMIN",
+    "CAP_SYSLOG", "CAP_WAKE_ALARM", "CAP_BLOCK_SUSPEND", "CAP_AUDIT_READ", "CAP_PERFMON", "CAP_BPF",
+    "CAP_CHECKPOINT_RESTORE",
 )
 # fmt: on
+APPARMOR_PROFILE = "sampan-default"  # what RuntimeDefault means, once it is loaded
 LOWEST_OOM_SCORE = -1000
-_RRO_KERNEL = (5, 12)  # mount_setattr(2)
 _FIXED_CRUN = (1, 28)
+_RRO_KERNEL = (5, 12)  # mount_setattr(2)
 _KERNEL = re.compile(r"(\d+)\.(\d+)", re.ASCII)
+
+# --- the programs -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A program we start: where it was found, its version, and what is known to be wrong with that one."""
+    """A program: its configured name, where it was found, its version and features, warnings for the
+    operator."""
 
     name: str
     path: str
@@ -50,14 +56,24 @@ class Tool:
         return ".".join(map(str, self.features.version)) or "unknown"
 
 
+async def find(name: str) -> str:
+    """The path of a program. Raises Unavailable with the Debian package that brings it."""
+    path = await in_thread(shutil.which, name)
+    if path is None:
+        package = Path(name).name
+        raise Unavailable(
+            f"{name} is not installed, or not in $PATH: apt install {package}, or correct the configuration"
+        )
+    return path
+
+
 async def runtimes(handlers: Iterable[Handler]) -> tuple[Tool, ...]:
-    """The OCI runtime of each handler. Raises Unavailable, naming the package to install, if one is not
-    there."""
+    """The OCI runtimes of these handlers, each once. Raises Unavailable if one is not there."""
     return tuple(await asyncio.gather(*map(_runtime, sorted({handler.path for handler in handlers}))))
 
 
 async def tools(names: Iterable[str]) -> tuple[Tool, ...]:
-    """The other programs we start, conmon and catatonit. Raises Unavailable if one is not there."""
+    """The other programs, conmon and catatonit, each once. Raises Unavailable if one is not there."""
     return tuple(await asyncio.gather(*map(_tool, sorted(set(names)))))
 
 
@@ -65,7 +81,8 @@ async def _runtime(name: str) -> Tool:
     path = await find(name)
     said, can = await asyncio.gather(run([path, "--version"]), run([path, "features"], check=False))
     features = oci_features.features(said.stdout, can.stdout if can.code == 0 else None)
-    return Tool(name, path, features, _crun_warnings(features) if b"crun" in said.stdout[:4] else ())
+    warnings = _crun_warnings(features.version) if said.stdout.startswith(b"crun ") else ()
+    return Tool(name, path, features, warnings)
 
 
 async def _tool(name: str) -> Tool:
@@ -74,53 +91,49 @@ async def _tool(name: str) -> Tool:
     return Tool(name, path, Features(version=oci_features.version(said.stdout)))
 
 
-def _crun_warnings(features: Features) -> tuple[str, ...]:
-    if not features.version or features.version >= _FIXED_CRUN:
+def _crun_warnings(version: tuple[int, ...]) -> tuple[str, ...]:
+    if not version or version >= _FIXED_CRUN:
         return ()
-    number = ".".join(map(str, features.version))
+    number = ".".join(map(str, version))
     return (
         f"crun {number} is older than 1.28: unless your distribution backported the fix, it follows a /dev "
-        "symlink of an image onto the host (CVE-2026-47766). Such images are refused; upgrade all the same",
+        f"symlink of an image onto the host (CVE-2026-47766). Such images are refused; upgrade all the same",
     )
 
 
-async def find(name: str) -> str:
-    """The path of a program. Raises Unavailable with the Debian package that brings it."""
-    path = await in_thread(shutil.which, name)
-    if path is None:
-        program = Path(name).name
-        raise Unavailable(
-            f"{name} is not installed, or not in $PATH: apt install {program}, or correct the configuration"
-        )
-    return path
+# --- the machine ------------------------------------------------------------------------------------------
 
 
-async def gather(cgroups: HostCgroups, oci: Sequence[Tool]) -> Host:
+async def gather(groups: HostCgroups, oci: Sequence[Tool]) -> Host:
     """The facts that the spec builders need. `oci` are the OCI runtimes: what one of them lacks, we do not
     offer."""
     nodes = await devices.all_devices()
-    return await in_thread(lambda: _gather(cgroups, [tool.features for tool in oci], nodes))
+    able = [tool.features for tool in oci]
+    return await in_thread(lambda: _host(groups.driver, groups.layout, able, nodes))
 
 
-def _gather(cgroups: HostCgroups, oci: Sequence[Features], nodes: tuple[DeviceNode, ...]) -> Host:
+def _host(driver: str, layout: Layout, oci: Sequence[Features], nodes: tuple[DeviceNode, ...]) -> Host:
     status = _status()
     machine = os.uname()
     kernel = kernel_version(machine.release)
+    apparmor = _text("/sys/module/apparmor/parameters/enabled") == "Y" and all(each.apparmor for each in oci)
     return Host(
         architecture=machine.machine,
-        cgroup_v2=cgroups.layout.unified,
-        systemd_cgroup=cgroups.driver == "systemd",
-        controllers=cgroups.layout.controllers,
+        cgroup_v2=layout.unified,
+        systemd_cgroup=driver == SYSTEMD,
+        controllers=layout.controllers,
         capabilities=_capabilities(
             int(status["CapBnd"], 16), int(_text("/proc/sys/kernel/cap_last_cap") or "40")
         ),
         oom_score_floor=_oom_score_floor(int(status["CapEff"], 16)),
-        apparmor=_text("/sys/module/apparmor/parameters/enabled") == "Y" and _built(oci, "APPARMOR"),
-        selinux=Path("/sys/fs/selinux/enforce").exists() and _built(oci, "SELINUX"),
-        seccomp="Seccomp" in status and _built(oci, "SECCOMP"),
-        recursive_read_only=kernel >= _RRO_KERNEL and all(features.recursive_read_only for features in oci),
+        apparmor=apparmor,
+        apparmor_default=APPARMOR_PROFILE if apparmor and APPARMOR_PROFILE in apparmor_profiles() else "",
+        selinux=Path("/sys/fs/selinux/enforce").exists() and all(each.selinux for each in oci),
+        seccomp="Seccomp" in status and all(each.seccomp for each in oci),
+        recursive_read_only=kernel >= _RRO_KERNEL and all(each.recursive_read_only for each in oci),
         devices=nodes,
         kernel=kernel,
+        swap=_accounts_swap(layout),
     )
 
 
@@ -145,8 +158,21 @@ def _oom_score_floor(effective: int) -> int:
     return int(_text("/proc/self/oom_score_adj") or "0")
 
 
-def _built(oci: Sequence[Features], feature: str) -> bool:
-    return all(feature in features.built_with for features in oci)
+def apparmor_profiles() -> frozenset[str]:
+    """The names of the profiles that the kernel has loaded (`name (enforce)` in each line). Blocks."""
+    lines = _text("/sys/kernel/security/apparmor/profiles").splitlines()
+    return frozenset(line.rpartition(" (")[0] for line in lines)
+
+
+def _accounts_swap(layout: Layout) -> bool:
+    """Whether a swap limit can be set: asked of the files, for boot parameters and kernel options hide
+    them."""
+    if memory := layout.v1.get("memory"):
+        return Path(memory, "memory.memsw.limit_in_bytes").exists()
+    # The root of v2 has no memory.* files; any group that has the controller tells. None: what the kernel
+    # does unasked.
+    limited = next(Path(layout.v2).glob("*/memory.max"), None) if layout.v2 else None
+    return limited.with_name("memory.swap.max").exists() if limited else Path("/proc/swaps").exists()
 
 
 def _status() -> dict[str, str]:

@@ -7,13 +7,13 @@ oom_score_adj where it may, and resets it for the container.
 
 import asyncio
 import os
-import signal
 import stat
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from sampan.host.process import read_until, spawn
-from sampan.host.processes import find, gone, process_ref, read_small, send
+from sampan.host.processes import find, gone, kill_family, process_ref, read_small
 from sampan.host.threads import in_thread
 from sampan.model.errors import Lost, NotFound, ToolFailed
 from sampan.model.process import ProcessRef
@@ -32,7 +32,7 @@ async def launch(command: conmon.Command) -> tuple[ProcessRef, ProcessRef]:
     """Have conmon create the container; returns its init and conmon itself. Raises ToolFailed with the
     runtime's words.
 
-    Whatever was begun when this fails or is cancelled is the caller's to remove (`leave`, then the runtime's
+    Whatever was begun when this fails or is cancelled is the caller's to remove (`abort`, then the runtime's
     state).
     """
     argv = conmon.argv(command)
@@ -47,8 +47,8 @@ async def launch(command: conmon.Command) -> tuple[ProcessRef, ProcessRef]:
     monitor = watching(command.bundle, command.id)
     init = await process_ref(pid) if pid else None
     if init is None or monitor is None:
-        what = reason or "conmon ended without a word" if not pid else "the container died while it was
-        created" raise ToolFailed(argv, 1, what)
+        died = "the container died while it was created" if pid else "conmon ended without a word"
+        raise ToolFailed(argv, 1, reason or died)
     return init, monitor
 
 
@@ -80,26 +80,26 @@ def watching(bundle: Path, id: str) -> ProcessRef | None:
     return process if ours and find(process.pid) == process else None
 
 
-async def leave(bundle: Path, id: str, patience: float = _LEAVE_SECONDS) -> None:
-    """See to it that the container's conmon is gone: it gets `patience` seconds to go by itself, then
-    SIGKILL.
+async def leave(bundle: Path, id: str) -> None:
+    """See to it that the conmon of a dead container is gone: it has a second to go by itself, then SIGKILL.
 
-    SIGKILL alone ends it: it passes other signals on to the container. While the runtime still creates the
-    container, that dies with conmon (PR_SET_PDEATHSIG).
+    SIGKILL alone ends it: other signals it passes on to the container.
     """
     monitor = watching(bundle, id)
     if monitor is None:
         return
-    if patience:
-        try:
-            async with asyncio.timeout(patience):
-                await gone(monitor)
-            return
-        except TimeoutError:
-            pass
-    await send(monitor, signal.SIGKILL)
-    async with asyncio.timeout(_LEAVE_SECONDS):
-        await gone(monitor)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_LEAVE_SECONDS):
+            await gone(monitor)
+        return
+    await kill_family(monitor)
+
+
+async def abort(bundle: Path, id: str) -> None:
+    """Kill the container's conmon, and with it a runtime that is still creating the container."""
+    monitor = watching(bundle, id)
+    if monitor is not None:
+        await kill_family(monitor)
 
 
 async def reopen_log(bundle: Path, id: str, log: Path) -> None:
@@ -113,20 +113,23 @@ def _reopen_log(bundle: Path, id: str, log: Path) -> None:
     try:
         control = os.open(bundle / conmon.CONTROL, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError as error:  # ENXIO: nobody reads it
-        raise NotFound(f"nothing watches container {id} ({error.strerror}): its log cannot be opened anew") from error
+        why = f"nothing watches container {id} ({error.strerror})"
+        raise NotFound(f"{why}: its log cannot be opened anew") from error
     try:
         if not stat.S_ISFIFO(os.fstat(control).st_mode):
-            raise Lost(f"{bundle / conmon.CONTROL} is no fifo; the log of container {id} cannot be opened anew")
+            raise Lost(
+                f"{bundle / conmon.CONTROL} is no fifo: container {id} cannot be told to open its log anew"
+            )
         os.write(control, conmon.REOPEN)
     finally:
         os.close(control)
     deadline = time.monotonic() + _REOPEN_SECONDS
     pause = 0.0005
-    while (now := _identity(log)) in (None, before):
+    while _identity(log) in (None, before):
         if time.monotonic() > deadline:
             raise Lost(f"conmon of container {id} did not open {log} anew within {_REOPEN_SECONDS:.0f} s")
-        time.sleep(pause)  # nobody tells: conmon answers nothing, and a watch on the directory costs more
-        than this pause = min(pause * 2, 0.05)
+        time.sleep(pause)  # conmon answers nothing, and a watch on the directory would cost more than this
+        pause = min(pause * 2, 0.05)
     log.chmod(_LOG_MODE)
 
 

@@ -80,7 +80,7 @@ def delete(path: Path) -> None:
         if error.errno not in (errno.ENOTEMPTY, errno.EBUSY):
             raise
         _unmount_beneath(path)
-        _delete_tree(path)
+        delete_tree(path)
 
 
 def _unmount_beneath(path: Path) -> None:
@@ -94,31 +94,48 @@ def _unmount_beneath(path: Path) -> None:
         )
 
 
-def _delete_tree(path: Path) -> None:
-    parent = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
+def delete_tree(path: Path) -> None:
+    """Delete a directory of ours with all it holds; links are not followed. Idempotent.
+
+    Nothing is unmounted: WrongState if something is mounted in it, and what lies behind the mount is not
+    touched.
+    """
     try:
-        _delete_directory(parent, path.name)
+        parent = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return
+    try:
+        _delete_entry(parent, path.name)
+    except FileNotFoundError:
+        return
     except OSError as error:
         if error.errno not in (errno.EXDEV, errno.EBUSY):
             raise
         raise WrongState(
-            f"{path} is not deleted: something was mounted in it meanwhile; try again"
+            f"{path} is not deleted: something is mounted in it; unmount it, then try again"
         ) from error
     finally:
         os.close(parent)
 
 
-def _delete_directory(parent: int, name: str) -> None:
-    """By descriptor from the parent down; NO_XDEV makes the kernel refuse to step onto any mount."""
-    fd = syscalls.openat2(parent, name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, resolve=_WITHIN)
+def _delete_entry(parent: int, name: str) -> None:
+    try:
+        # By descriptor from the parent down; NO_XDEV makes the kernel refuse to step onto any mount.
+        fd = syscalls.openat2(parent, name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, resolve=_WITHIN)
+    except OSError as error:
+        if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+            raise
+        os.unlink(name, dir_fd=parent)
+        return
     try:
         with os.scandir(fd) as entries:
-            listed = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
-        for entry_name, is_directory in listed:
-            if is_directory:
-                _delete_directory(fd, entry_name)
-            else:
+            listed = [(not entry.is_dir(follow_symlinks=False), entry.name) for entry in entries]
+        # Directories first: if one holds a mount, as little as possible is gone before that is found out.
+        for is_plain, entry_name in sorted(listed):
+            if is_plain:
                 os.unlink(entry_name, dir_fd=fd)
+            else:
+                _delete_entry(fd, entry_name)
     finally:
         os.close(fd)
     os.rmdir(name, dir_fd=parent)

@@ -41,9 +41,21 @@ class CrunConmon:
     async def create(self, launch: Launch) -> Launched:
         """conmon up, container created and waiting. ToolFailed with the runtime's own words; nothing is left
         then."""
-        command = conmon.Command(
+        # checked apart: what is made below is removed again on failure, and this would be somebody else's
+        await in_thread(self._require_new, launch)
+        await step("oci.create", launch.id)
+        try:
+            runtime = await finish(in_thread(self._prepare, launch))
+            init, watcher = await monitor.launch(self._command(launch, runtime))
+        except BaseException:
+            await finish(self._discard(launch))
+            raise
+        return Launched(init, watcher)
+
+    def _command(self, launch: Launch, runtime: str) -> conmon.Command:
+        return conmon.Command(
             conmon=launch.handler.monitor,
-            runtime=await in_thread(self._prepare, launch),
+            runtime=runtime,
             root=launch.handler.root,
             id=launch.id,
             bundle=launch.bundle,
@@ -55,13 +67,11 @@ class CrunConmon:
             stdin_once=launch.stdin_once,
             systemd_cgroup=self._systemd_cgroup,
         )
-        await step("oci.create", launch.id)
-        try:
-            init, watcher = await monitor.launch(command)
-        except BaseException:
-            await finish(self._discard(launch))
-            raise
-        return Launched(init, watcher)
+
+    def _require_new(self, launch: Launch) -> None:
+        known = (launch.handler.root / launch.id).exists()
+        if known or monitor.watching(launch.bundle, launch.id) is not None:
+            raise ToolFailed([launch.handler.path, "create", launch.id], 1, "the container already exists")
 
     def _prepare(self, launch: Launch) -> str:
         """Make what conmon needs; the absolute path of the runtime, which conmon does not search for."""
@@ -78,7 +88,7 @@ class CrunConmon:
         return program
 
     async def _discard(self, launch: Launch) -> None:
-        await monitor.leave(launch.bundle, launch.id, patience=0)
+        await monitor.abort(launch.bundle, launch.id)
         await self.delete(launch.handler, launch.id)
 
     async def start(self, handler: Handler, id: str) -> None:
@@ -111,10 +121,17 @@ class CrunConmon:
         """Kill what is left; remove the runtime's state, the cgroup, monitor leftovers. Idempotent."""
         await step("oci.delete", id)
         state = self._state(handler, id)
-        if not await in_thread(state.dissolve):
+        if not await in_thread(self._clear, id, state):
             await self._kill_and_delete(handler, id, state)
-        await monitor.leave(state.bundle, id)
-        await in_thread(self._sweep, state.bundle, id)
+            await monitor.leave(state.bundle, id)
+            await in_thread(self._sweep, state.bundle, id)
+
+    def _clear(self, id: str, state: CrunState) -> bool:
+        """The whole of deleting, in one go, where everything is dead already: the common case."""
+        dead = state.dissolve() and monitor.watching(state.bundle, id) is None
+        if dead:
+            self._sweep(state.bundle, id)
+        return dead
 
     async def _kill_and_delete(self, handler: Handler, id: str, state: CrunState) -> None:
         cgroup = await in_thread(state.cgroup)
@@ -125,7 +142,7 @@ class CrunConmon:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_DEATH_SECONDS):
                     await processes.gone(init)
-        await monitor.leave(state.bundle, id)
+        await monitor.leave(state.bundle, id)  # it notes an OOM kill while the cgroup is there
         if await in_thread(state.dissolve):
             return
         await run(crun.delete(handler.path, str(handler.root), id), check=False)

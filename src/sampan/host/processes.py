@@ -10,10 +10,13 @@ import asyncio
 import os
 import signal
 from collections.abc import Collection
+from contextlib import suppress
 
 from sampan.host.threads import in_thread
 from sampan.model.process import ProcessRef
 from sampan.wire import proc
+
+_STOP_ROUNDS = 20  # looks for new members of a family that forks while it is being stopped
 
 
 def read_small(path: str | os.PathLike[str], limit: int = 1 << 16) -> bytes:
@@ -95,26 +98,35 @@ def _open(process: ProcessRef) -> int | None:
     return None
 
 
-async def kill_family(root: ProcessRef, rounds: int = 10) -> None:
-    """SIGKILL a process, all its descendants and all members of their sessions, until a look finds none of
-    them.
+async def kill_family(root: ProcessRef, seconds: float = 5.0) -> None:
+    """SIGKILL a process, all its descendants and all members of their sessions, and wait until they are gone.
 
-    Bounded: something that forks faster than it is found, or that the kernel cannot kill, does not hold the
-    caller.
+    Stopped first, killed then: so no parent dies while its child is being found, and no script runs on when the
+    command that it waits for dies. One that has left both the tree and the session before (a daemon) is not found.
+    What the kernel cannot kill holds the caller for `seconds`.
     """
-    await in_thread(_kill_family, root, rounds)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while members := await in_thread(_kill_family, root):
+                for member in members:
+                    await gone(member)
 
 
-def _kill_family(root: ProcessRef, rounds: int) -> None:
+def _kill_family(root: ProcessRef) -> list[ProcessRef]:
+    stopped: list[ProcessRef] = []
     sessions: set[int] = set()
-    for _ in range(rounds):
-        members = _family(root, sessions)
-        if not members:
-            return
-        for member in members:
-            send_now(ProcessRef(member.pid, member.start), signal.SIGKILL)
-            if member.pid != root.pid or member.session == root.pid:
-                sessions.add(member.session)
+    for _ in range(_STOP_ROUNDS):
+        found = sorted(_family(root, sessions), key=lambda member: (member.start, member.pid))
+        fresh = [ref for member in found if (ref := ProcessRef(member.pid, member.start)) not in stopped]
+        if not fresh:
+            break
+        for process in fresh:
+            send_now(process, signal.SIGSTOP)
+        stopped += fresh
+        sessions |= {member.session for member in found if member.pid != root.pid or member.session == root.pid}
+    for process in stopped:
+        send_now(process, signal.SIGKILL)
+    return stopped
 
 
 def _family(root: ProcessRef, sessions: Collection[int]) -> set[proc.Stat]:

@@ -1,8 +1,9 @@
-"""The registry client: the port `Registry`. Which hosts are asked, in which order, and what is made of their answers.
+"""The registry client: the port `Registry`. Which hosts are asked, in which order, and what is made of their
+answers.
 
-One pull opens one repository and closes it; connections, tokens and the configuration of hosts live as long as that.
-The HTTP underneath (`host.registry_endpoint`) is imported at the first pull, so that a daemon that pulls nothing does
-not pay for it.
+One pull opens one repository and closes it; connections, tokens and the configuration of hosts live as long
+as that. The HTTP underneath (`host.registry_endpoint`) is imported at the first pull, so that a daemon that
+pulls nothing does not pay for it.
 """
 
 import hashlib
@@ -130,17 +131,15 @@ class _Repository:
 
     def _all_failed(self, failures: Sequence[SampanError]) -> SampanError:
         """One error for all: of the last one's kind, because the registry itself comes after its mirrors."""
+        what = f"cannot pull {self._reference}"
         if not failures:
-            return RegistryUnavailable(
-                f"no host that is configured for {self._reference.domain} may be asked for this"
-            )
-        if len(failures) == 1:
-            return failures[0]
-        return type(failures[-1])("; ".join(str(failure.args[0]) for failure in failures))
+            return RegistryUnavailable(f"{what}: no host configured for {self._reference.domain} may be asked")
+        return type(failures[-1])(f"{what}: {'; '.join(str(failure.args[0]) for failure in failures)}")
 
 
 def _capability(target: str) -> str:
-    """What a tag means is for hosts that may "resolve"; content by digest may come from any that may "pull"."""
+    """What a tag means is for hosts that may "resolve"; content by digest may come from any that may
+    "pull"."""
     return "pull" if is_digest(target) else "resolve"
 
 

@@ -1,8 +1,9 @@
-"""Which addresses a registry may send us to, and the TLS that is spoken there. Imports aiohttp: loaded at the first pull.
+"""Which addresses a registry may send us to, and the TLS that is spoken there. Imports aiohttp: loaded at the
+first pull.
 
-A registry names other hosts: in redirects and as its token server. Those may not be this machine's or the link's own
-(a metadata service answers there), and not in a private network unless the registry itself is in one. Names are
-resolved once, checked, and the checked address is connected to.
+A registry names other hosts: in redirects and as its token server. Those may not be this machine's or the
+link's own (a metadata service answers there), and not in a private network unless the registry itself is in
+one. Names are resolved once, checked, and the checked address is connected to.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ import ipaddress
 import ssl
 from collections.abc import Callable
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from socket import SOCK_STREAM, AddressFamily
 
@@ -113,7 +115,7 @@ _default_context: ssl.SSLContext | None = None
 
 async def tls(host: Host) -> ssl.SSLContext:
     """The TLS settings for a host. Raises Invalid naming the certificate file that cannot be used."""
-    global _default_context  # noqa: PLW0603 - loading the system's authorities costs 20 ms and megabytes; once is enough
+    global _default_context  # loading the system's authorities costs 20 ms and megabytes: once is enough
     if host.ca or host.client or host.skip_verify:
         return await in_thread(_context, host)
     if _default_context is None:
@@ -127,9 +129,9 @@ def _context(host: Host) -> ssl.SSLContext:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     for file in host.ca:
-        _load(file, lambda file=file: context.load_verify_locations(cafile=file))
+        _load(file, partial(context.load_verify_locations, cafile=file))
     for certificate, key in host.client:
-        _load(certificate, lambda c=certificate, k=key: context.load_cert_chain(c, k or None))
+        _load(certificate, partial(context.load_cert_chain, certificate, key or None))
     return context
 
 

@@ -1,9 +1,9 @@
 """Requests to one registry host (RFC 9110, distribution-spec). Imports aiohttp: loaded at the first pull.
 
-What is asked for, and of which host, is `host.registry`'s business. Held here: credentials and configured headers go
-to the host's own origin alone; redirects are few, never leave TLS and never reach an address that
-`host.registry_address` refuses; nothing is decompressed; nothing is read beyond what was asked for; what breaks is
-tried again, with patience but not for ever; no error shows a query, a user or a token.
+What is asked for, and of which host, is `host.registry`'s business. Held here: credentials and configured
+headers go to the host's own origin alone; redirects are few, never leave TLS and never reach an address that
+`host.registry_address` refuses; nothing is decompressed; nothing is read beyond what was asked for; what
+breaks is tried again, with patience but not for ever; no error shows a query, a user or a token.
 """
 
 import asyncio
@@ -43,7 +43,8 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long to wait: for a byte to move (seconds, 0: for ever), and how a pause between attempts is made."""
+    """How long to wait: for a byte to move (seconds, 0: for ever), and how a pause between attempts is
+    made."""
 
     progress: float = 300.0
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep
@@ -95,7 +96,7 @@ class Endpoint:
                 tries += 1
                 await self._wait(tries, error)
 
-    # --- attempts ---------------------------------------------------------------------------------------------
+    # --- attempts -----------------------------------------------------------------------------------------
 
     async def _retried(self, attempt: Callable[[], Awaitable[T]]) -> T:
         tries = 0
@@ -114,7 +115,7 @@ class Endpoint:
             raise RegistryUnavailable(f"{error} (attempt {tries}){asked}") from None
         await self._patience.pause(wait * random.uniform(0.8, 1.2))  # jitter: not all nodes at once
 
-    # --- one answer -------------------------------------------------------------------------------------------
+    # --- one answer ---------------------------------------------------------------------------------------
 
     async def _authorized(self, method: str, url: str, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
         """One attempt, with one more if the host wants to know who we are."""
@@ -212,7 +213,7 @@ class Endpoint:
             )
         return self._session
 
-    # --- bodies -----------------------------------------------------------------------------------------------
+    # --- bodies -------------------------------------------------------------------------------------------
 
     async def read(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
         """The body, if it is within `limit`; the answer is done with afterwards."""
@@ -259,7 +260,8 @@ class Endpoint:
             _done(response)
 
     async def _pieces(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
-        """The body as it comes. Only waiting for the network counts against its rate, not what is done with it."""
+        """The body as it comes. Only waiting for the network counts against its rate, not what is done with
+        it."""
         clock = asyncio.get_running_loop().time
         window = self._patience.progress
         waited, received = 0.0, 0

@@ -9,7 +9,7 @@ import aiohttp
 from yarl import URL
 
 from sampan.host.registry_address import AddressRefused
-from sampan.model.errors import Denied, Invalid, NotFound, RegistryUnavailable
+from sampan.model.errors import Denied, Invalid, NotFound, RegistryUnavailable, SampanError
 from sampan.wire import distribution
 
 _PLAIN_HTTP = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
@@ -26,6 +26,21 @@ class Broken(Exception):
 def explain(error: Exception, url: URL, patience: float) -> Exception:
     """The error to raise for what a request to `url` ran into: Broken if trying again may help."""
     where = distribution.redact(str(url))
+    if isinstance(error, aiohttp.ClientConnectorError | AddressRefused):
+        return _unconnected(error, url, where)
+    if isinstance(error, TimeoutError):
+        return Broken(
+            f"{where} let {patience:g} s pass without a byte, or did not take the connection in time"
+        )
+    if isinstance(error, aiohttp.ClientResponseError):
+        return RegistryUnavailable(f"{where} does not speak HTTP as it should")
+    if isinstance(error, ValueError):
+        return Invalid(f"{where} is no address that can be asked")
+    return Broken(f"{where} broke the connection")
+
+
+def _unconnected(error: aiohttp.ClientConnectorError | AddressRefused, url: URL, where: str) -> SampanError:
+    """Why there was no connection; at once trying again would find the same."""
     match error:
         case AddressRefused():
             return Invalid(f"{where} is not asked: {error}")
@@ -33,22 +48,11 @@ def explain(error: Exception, url: URL, patience: float) -> Exception:
             return RegistryUnavailable(f"{where}: {_certificate(error.certificate_error)}")
         case aiohttp.ClientConnectorDNSError():
             return RegistryUnavailable(f"the name of {where} cannot be resolved: {error.os_error.strerror}")
-        case aiohttp.ClientConnectorSSLError() | aiohttp.ClientSSLError():
+        case aiohttp.ClientSSLError():
             return RegistryUnavailable(f"{where}: {_tls(error.os_error, url)}")
-        case TimeoutError():
-            return Broken(
-                f"{where} let {patience:g} s pass without a byte, or did not take the connection in time"
-            )
-        case aiohttp.ClientConnectorError():
-            return RegistryUnavailable(
-                f"{where} cannot be reached: {error.os_error.strerror or 'no connection'}"
-            )
-        case aiohttp.ClientResponseError():
-            return RegistryUnavailable(f"{where} does not speak HTTP as it should")
-        case aiohttp.InvalidURL() | ValueError():
-            return Invalid(f"{where} is no address that can be asked")
         case _:
-            return Broken(f"{where} broke the connection")
+            reason = error.os_error.strerror or "no connection"
+            return RegistryUnavailable(f"{where} cannot be reached: {reason}")
 
 
 def refusal(status: int, where: str, codes: str, hint: str) -> Exception:

@@ -1,4 +1,5 @@
-"""Where a registry's images are served from: the hosts.toml directories, read at each pull, so that no restart is needed.
+"""Where a registry's images are served from: the hosts.toml directories, read at each pull, so that no
+restart is needed.
 
 What a file means is `wire.hosts_toml`; this finds and reads it.
 """
@@ -15,7 +16,8 @@ FILE_LIMIT = 1 << 20  # bytes
 
 
 async def hosts_of(domain: str, config_paths: Sequence[Path]) -> tuple[Host, ...]:
-    """The hosts to ask for images of `domain`, in order. Raises Invalid for a file that cannot be read or understood."""
+    """The hosts to ask for images of `domain`, in order. Raises Invalid for a file that cannot be read or
+    understood."""
     return await in_thread(_hosts_of, domain, config_paths)
 
 

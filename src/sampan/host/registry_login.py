@@ -1,4 +1,5 @@
-"""Proving who we are to one registry host: basic and bearer (distribution-spec; Docker's token and OAuth2 documents).
+"""Proving who we are to one registry host: basic and bearer (distribution-spec; Docker's token and OAuth2
+documents).
 
 Only for the length of one pull: no credential and no token is kept.
 """
@@ -33,7 +34,8 @@ class Login:
             self.authorization = f"Bearer {self._usable.registry_token}"
 
     def _may_see(self, credentials: Credentials, reference: Reference) -> bool:
-        """Credentials are for the registry that the image's name says, never for a mirror of it, unless they say so."""
+        """Credentials are for the registry that the image's name says, never for a mirror of it, unless they
+        say so."""
         host = self._endpoint.host
         if host.origin or host.host == reference.domain:
             return credentials.meant_for(reference.domain) or credentials.meant_for(host.host)
@@ -49,7 +51,8 @@ class Login:
         return "it needs credentials (an imagePullSecret), or there is no such image"
 
     async def answer(self, challenges: Sequence[Challenge], shown: str) -> bool:
-        """Meet a challenge; `shown` is the header that was refused. False if there is nothing (more) to show."""
+        """Meet a challenge; `shown` is the header that was refused. False if there is nothing (more) to
+        show."""
         async with self._lock:
             if self.authorization != shown:
                 return True  # another request of this pull has met it meanwhile

@@ -78,8 +78,7 @@ class PinnedSandboxes:
         folder.chmod(0o700)
         mounts.hide(folder)
 
-    # --- in a thread
-    # ------------------------------------------------------------------------------------------
+    # --- in a thread ------------------------------------------------------------------------------------
 
     def _create(self, plan: SandboxPlan) -> None:
         pod = self._paths.pod(plan.id)
@@ -125,6 +124,8 @@ class PinnedSandboxes:
         step_now("pod.remove.mounts", id)
         mounts.detach(pod)
         step_now("pod.remove.directory", id)
+        # A service of the host with a mount namespace of its own (PrivateTmp=) took a copy of our mounts. The
+        # kernel (3.18) unmounts that too when the directory it lies on is removed: nothing lives on.
         mounts.delete(pod)
 
     def _present(self, id: str, namespaces: frozenset[str]) -> bool:
@@ -144,6 +145,5 @@ def _write_new(path: Path, content: bytes) -> None:
 
 
 def _pages(content: bytes) -> int:
-    """The room that a file takes on a tmpfs, at the largest page size of our architectures (arm64: 64
-    KiB)."""
+    """The room that a file takes on a tmpfs with the largest pages there are (arm64: 64 KiB)."""
     return -(-len(content) // 65536) * 65536

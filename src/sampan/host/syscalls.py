@@ -251,8 +251,7 @@ def close_on_exec_from(lowest: int) -> None:
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOSYS):
             raise
-        for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - pathlib is heavy for the children that
-        import us
+        for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - pathlib is heavy for a child
             if int(name) >= lowest:
                 with suppress(OSError):  # the listing's own descriptor is closed by now
                     os.set_inheritable(int(name), False)

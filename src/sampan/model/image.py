@@ -4,7 +4,8 @@ import msgspec
 
 
 class ImageConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """The part of an OCI image config that shapes a container (image-spec config.md). All of it is untrusted."""
+    """The part of an OCI image config that shapes a container (image-spec config.md). All of it is
+    untrusted."""
 
     entrypoint: tuple[str, ...] = ()
     cmd: tuple[str, ...] = ()
@@ -20,10 +21,10 @@ class ImageConfig(msgspec.Struct, frozen=True, kw_only=True):
 class Image(msgspec.Struct, frozen=True, kw_only=True):
     """An image whose layers are all unpacked.
 
-    `id` is the digest of its config ("sha256:<64 hex>"), `layers` the chain ids from the lowest to the highest,
-    `size` the unpacked size in bytes, `created_at` when it was pulled in ns since the epoch. `tags` and `digests`
-    are references in full, sorted. `removed` is set where it was removed while containers still use its layers: it
-    is then no longer listed or found, and goes with the last of them.
+    `id` is the digest of its config ("sha256:<64 hex>"), `layers` the chain ids from the lowest to the
+    highest, `size` the unpacked size in bytes, `created_at` when it was pulled in ns since the epoch. `tags`
+    and `digests` are references in full, sorted. `removed` is set where it was removed while containers still
+    use its layers: it is then no longer listed or found, and goes with the last of them.
     """
 
     id: str

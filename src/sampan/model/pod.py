@@ -33,7 +33,7 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
     """A pod sandbox. Times are ns since the epoch, 0 for "not yet".
 
     `namespaces` are those of its own (of net, ipc, uts); `conflist` is the CNI configuration recorded before ADD, so
-    while it is set and `stopped_at` is 0 a DEL is owed; `cgroup_made` says that we made its cgroup parent.
+    while it is set and `stopped_at` is 0 a DEL is owed.
     """
 
     id: str
@@ -43,7 +43,6 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
     hostname: str
     namespaces: frozenset[str] = frozenset()
     cgroup_parent: str = ""
-    cgroup_made: bool = False
     conflist: bytes = b""
     cni_result: bytes = b""
     ips: tuple[str, ...] = ()

@@ -1,7 +1,8 @@
-"""Signals: CRI's enum, an image's StopSignal text, and Linux's numbers (signal(7), the generic and x86/arm ones).
+"""Signals: CRI's enum, an image's StopSignal text, and Linux's numbers (signal(7), the generic and x86/arm
+ones).
 
-CRI's enum has its own numbering, in the order of the names; it is mapped by number, because the names of its values
-changed between releases of the CRI.
+CRI's enum has its own numbering, in the order of the names; it is mapped by number, because the names of its
+values changed between releases of the CRI.
 """
 
 import re
@@ -13,15 +14,15 @@ RTMAX = 64
 SIGTERM = 15
 
 NUMBERS = {
-    "ABRT": 6, "ALRM": 14, "BUS": 7, "CHLD": 17, "CLD": 17, "CONT": 18, "FPE": 8, "HUP": 1, "ILL": 4, "INT": 2,
-    "IO": 29, "IOT": 6, "KILL": 9, "PIPE": 13, "POLL": 29, "PROF": 27, "PWR": 30, "QUIT": 3, "SEGV": 11,
-    "STKFLT": 16, "STOP": 19, "SYS": 31, "TERM": 15, "TRAP": 5, "TSTP": 20, "TTIN": 21, "TTOU": 22, "URG": 23,
-    "USR1": 10, "USR2": 12, "VTALRM": 26, "WINCH": 28, "XCPU": 24, "XFSZ": 25,
+    "ABRT": 6, "ALRM": 14, "BUS": 7, "CHLD": 17, "CLD": 17, "CONT": 18, "FPE": 8, "HUP": 1, "ILL": 4,
+    "INT": 2, "IO": 29, "IOT": 6, "KILL": 9, "PIPE": 13, "POLL": 29, "PROF": 27, "PWR": 30, "QUIT": 3,
+    "SEGV": 11, "STKFLT": 16, "STOP": 19, "SYS": 31, "TERM": 15, "TRAP": 5, "TSTP": 20, "TTIN": 21,
+    "TTOU": 22, "URG": 23, "USR1": 10, "USR2": 12, "VTALRM": 26, "WINCH": 28, "XCPU": 24, "XFSZ": 25,
 }  # fmt: skip
 
 # The enum: 0 is "not said", then the names above in their order, then RTMIN to RTMAX.
-_FROM_ENUM = (0, *NUMBERS.values(), *range(RTMIN, RTMAX + 1))
-_TO_ENUM = {number: value for value, number in reversed(list(enumerate(_FROM_ENUM)))}
+_FROM_ENUM: tuple[int, ...] = (0, *NUMBERS.values(), *range(RTMIN, RTMAX + 1))
+_TO_ENUM: dict[int, int] = {number: value for value, number in reversed(list(enumerate(_FROM_ENUM)))}
 
 _NAME = re.compile(r"(?:SIG)?([A-Z0-9]+)")
 _REAL_TIME = re.compile(r"(?:SIG)?RT(?:MIN(?:\+([0-9]{1,2}))?|MAX(?:-([0-9]{1,2}))?)")
@@ -41,7 +42,8 @@ def number(requested: int, image_stop_signal: str) -> int:
 
 
 def parse(text: str) -> int:
-    """The number of an image's StopSignal: a name with or without SIG in any case, 1 to 64, RTMIN+n or RTMAX-n.
+    """The number of an image's StopSignal: a name with or without SIG in any case, 1 to 64, RTMIN+n or
+    RTMAX-n.
 
     Raises Invalid for anything else.
     """

@@ -21,7 +21,7 @@ from sampan.runtime.ports import Launch
 from sampan.runtime.state import Gone, State, now
 from sampan.runtime.stops import Stops
 from sampan.spec import container as container_spec
-from sampan.spec import validate
+from sampan.spec import security, validate
 from sampan.spec.facts import ContainerFacts
 from sampan.tasks import Joined, KeyedLock, finish, step
 from sampan.wire import passwd
@@ -155,7 +155,7 @@ class Containers:
         facts = self._machine.facts
         sources = sorted({mount.host_path for mount in config.mounts if mount.host_path})
         devices = sorted({device.host_path for device in config.devices})
-        profile = validate.localhost_profile(config)
+        profile = security.localhost_profile(config)
         async with asyncio.timeout(LOOK_SECONDS):
             return (
                 await facts.sources(sources) if sources else {},

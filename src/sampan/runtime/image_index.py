@@ -1,5 +1,5 @@
-"""Finding images by what people call them: ids, prefixes of ids, tags, digests. An index over the records, rebuilt
-from them whenever they change; never a second truth.
+"""Finding images by what people call them: ids, prefixes of ids, tags, digests. An index over the records,
+rebuilt from them whenever they change; never a second truth.
 """
 
 from collections.abc import Iterable
@@ -23,7 +23,8 @@ class ImageIndex:
         self._names = {name: image for image in self._ids.values() for name in (*image.tags, *image.digests)}
 
     def find(self, text: str) -> Image | None:
-        """The image that `text` names, None if there is none. Raises Invalid for an id prefix that several share.
+        """The image that `text` names, None if there is none. Raises Invalid for an id prefix that several
+        share.
 
         What could be a name or an id is a name first, as users of other runtimes expect.
         """
@@ -48,5 +49,7 @@ class ImageIndex:
             return None
         found = [image for id, image in self._ids.items() if id.startswith(prefix)]
         if len(found) > 1:
-            raise Invalid(f"image id {text!r} is ambiguous: {len(found)} images begin with it; use more of the id")
+            raise Invalid(
+                f"image id {text!r} is ambiguous: {len(found)} images begin with it; use more of the id"
+            )
         return found[0] if found else None

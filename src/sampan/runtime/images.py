@@ -1,7 +1,7 @@
 """Images: pull, import, find, list, remove, and how much disk they take.
 
-A pull belongs to nobody's request: everybody who asks for the same reference with the same credentials waits for one
-pull, and a client that gives up leaves it running for the retry that will come.
+A pull belongs to nobody's request: everybody who asks for the same reference with the same credentials waits
+for one pull, and a client that gives up leaves it running for the retry that will come.
 """
 
 import asyncio
@@ -36,7 +36,8 @@ _CONFIG_TYPES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Supply:
-    """Where images come from, and for which machine (`uname -m`) they must be. `pinned` are patterns of references."""
+    """Where images come from, and for which machine (`uname -m`) they must be. `pinned` are patterns of
+    references."""
 
     registry: Registry
     archives: Archives
@@ -72,7 +73,8 @@ class Images:
         state.watch(self._changed)
 
     async def start(self) -> None:
-        """At boot: forget images whose layers are damaged or gone, apply the configuration, free what nobody uses."""
+        """At boot: forget images whose layers are damaged or gone, apply the configuration, free what nobody
+        uses."""
         for image in list(self._state.images.values()):
             broken = [chain_id for chain_id in image.layers if not self._layers.has(chain_id)]
             if broken:
@@ -83,7 +85,7 @@ class Images:
         await self.collect()
         await self._layers.sweep(self._used())
 
-    # --- reading ----------------------------------------------------------------------------------------------
+    # --- reading ------------------------------------------------------------------------------------------
 
     def find(self, text: str) -> Image | None:
         """The image with this id, prefix of an id, tag or digest. Raises Invalid if a prefix is ambiguous."""
@@ -104,12 +106,13 @@ class Images:
         """Disk use of all layers."""
         return await self._layers.fs_usage()
 
-    # --- pulling ----------------------------------------------------------------------------------------------
+    # --- pulling ------------------------------------------------------------------------------------------
 
     async def pull(
         self, text: str, credentials: Credentials | None = None, progress: Report | None = None
     ) -> Image:
-        """Fetch what the reference means now. Raises Invalid, NotFound, Denied, RegistryUnavailable, Exhausted."""
+        """Fetch what the reference means now. Raises Invalid, NotFound, Denied, RegistryUnavailable,
+        Exhausted."""
         wanted = reference.parse(text)
         key = (str(wanted), credentials)
         with self._listening(key, progress):
@@ -125,7 +128,8 @@ class Images:
     async def _unchanged(self, wanted: Reference, repository: Repository) -> Image | None:
         """The image we have, if the registry says that it still is what the reference means: one request.
 
-        Its word is enough: the digest it names is one that we verified when we pulled it from the same repository.
+        Its word is enough: the digest it names is one that we verified when we pulled it from the same
+        repository.
         """
         if self._index.named(wanted) is None:
             return None
@@ -149,9 +153,13 @@ class Images:
             return known
         found = await self._choose(wanted, data, repository)
         if found.config.media_type not in _CONFIG_TYPES:
-            raise Invalid(f"{wanted} is no container image but an artifact: {found.config.media_type[:120]!r}")
+            raise Invalid(
+                f"{wanted} is no container image but an artifact: {found.config.media_type[:120]!r}"
+            )
         if not found.config.digest.startswith("sha256:"):
-            raise Invalid(f"{wanted} names its config by {found.config.digest[:80]!r}, not by a sha256 digest")
+            raise Invalid(
+                f"{wanted} names its config by {found.config.digest[:80]!r}, not by a sha256 digest"
+            )
         config = await repository.read(found.config, image_config.CONFIG_LIMIT)
         layers = tuple(_remote(repository, layer) for layer in found.layers)
         content = _Content(config, layers, _tags(wanted), (wanted.at(digest),))
@@ -167,13 +175,16 @@ class Images:
             chosen = manifest.choose(found, self._supply.machine, what)
             data = await repository.manifest(chosen.digest)
             if len(data) != chosen.size:
-                raise Invalid(f"{what}: manifest {chosen.digest} has {len(data)} bytes, its index says {chosen.size}")
+                raise Invalid(
+                    f"{what}: manifest {chosen.digest} has {len(data)} bytes, its index says {chosen.size}"
+                )
         raise Invalid(f"{what} nests indexes deeper than {INDEX_DEPTH}")
 
-    # --- importing --------------------------------------------------------------------------------------------
+    # --- importing ----------------------------------------------------------------------------------------
 
     async def import_archive(self, source: Path | AsyncIterator[bytes]) -> Sequence[Image]:
-        """Take in every image of an archive for this machine, with the tags it has there. Raises Invalid, Exhausted."""
+        """Take in every image of an archive for this machine, with the tags it has there. Raises Invalid,
+        Exhausted."""
         async with self._supply.archives.open(source, self._supply.machine) as found:
             return [await self._import(image) for image in found]
 
@@ -182,7 +193,7 @@ class Images:
         content = _Content(image.config, image.layers, image.tags, image.digests)
         return await self._install(what, content, lambda _: None)
 
-    # --- common to both ---------------------------------------------------------------------------------------
+    # --- common to both -----------------------------------------------------------------------------------
 
     async def _install(self, what: str, content: _Content, report: Report) -> Image:
         """Bring in the layers that are missing, then record the image: nobody sees half of one."""
@@ -207,7 +218,8 @@ class Images:
             return await self._record(image, content.tags, content.digests)
 
     async def _record(self, image: Image, tags: Sequence[str], digests: Sequence[str]) -> Image:
-        """Commit the image with these names beside those it has; whichever image had one of the tags loses it."""
+        """Commit the image with these names beside those it has; whichever image had one of the tags loses
+        it."""
         async with self._writing:
             old = self._state.images.get(image.id, image)
             merged = msgspec.structs.replace(
@@ -224,7 +236,8 @@ class Images:
             return merged
 
     def _losers(self, winner: Image, tags: Sequence[str]) -> Sequence[Image]:
-        """The images that had one of `tags`, without it. They stay, by digest or by id, until they are removed."""
+        """The images that had one of `tags`, without it. They stay, by digest or by id, until they are
+        removed."""
         others = [image for image in self._state.images.values() if image.id != winner.id]
         losers = [image for image in others if not set(tags).isdisjoint(image.tags)]
         kept = [tuple(tag for tag in image.tags if tag not in tags) for image in losers]
@@ -236,10 +249,11 @@ class Images:
     def _pins(self, tags: Sequence[str]) -> bool:
         return any(_matches(pattern, tag) for pattern in self._supply.pinned for tag in tags)
 
-    # --- removing ---------------------------------------------------------------------------------------------
+    # --- removing -----------------------------------------------------------------------------------------
 
     async def remove(self, text: str) -> None:
-        """Remove the image with all its names; one that is not there is fine. Raises Invalid if `text` is ambiguous.
+        """Remove the image with all its names; one that is not there is fine. Raises Invalid if `text` is
+        ambiguous.
 
         Layers go with the last image that has them, and not before the last container that uses them.
         """
@@ -272,15 +286,17 @@ class Images:
     def _used(self) -> set[str]:
         return {chain_id for image in self._state.images.values() for chain_id in image.layers}
 
-    # --- bookkeeping ------------------------------------------------------------------------------------------
+    # --- bookkeeping --------------------------------------------------------------------------------------
 
     def _changed(self, change: object) -> None:
         """Called after every commit."""
         if isinstance(change, Image) or (isinstance(change, Gone) and change.kind == "image"):
             self._index.rebuild(self._state.images.values())
-        elif isinstance(change, Gone) and change.kind == "container":
-            if any(image.removed for image in self._state.images.values()):
-                self._tasks.start("collect images", self.collect())
+        if isinstance(change, Gone) and change.kind == "container" and self._any_removed():
+            self._tasks.start("collect images", self.collect())
+
+    def _any_removed(self) -> bool:
+        return any(image.removed for image in self._state.images.values())
 
     @contextmanager
     def _listening(self, key: Hashable, progress: Report | None) -> Iterator[None]:

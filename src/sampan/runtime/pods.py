@@ -101,7 +101,8 @@ class Pods:
         await self._machine.sandboxes.create(await self._sandbox_plan(pod))
         if pod.config.log_directory:
             await self._machine.bundles.make_log_directory(pod.config.log_directory)
-        await self._make_parent(pod)
+        await step("pod.cgroup", pod.id)
+        await self._machine.cgroups.make_parent(pod.cgroup_parent)
         if pod.conflist:
             await step("pod.network", pod.id)
             async with asyncio.timeout(CNI_SECONDS):
@@ -124,17 +125,6 @@ class Pods:
             files=files,
             shm_size=(64 << 20) if "ipc" in pod.namespaces else 0,
         )
-
-    async def _make_parent(self, pod: Pod) -> None:
-        """Ours to remove at the end if we made it, or if another pod that still stands on it did."""
-        await step("pod.cgroup", pod.id)
-        made = await self._machine.cgroups.make_parent(pod.cgroup_parent)
-        made = made or any(
-            other.cgroup_made and other.cgroup_parent == pod.cgroup_parent
-            for other in self._state.pods.values()
-        )
-        if made:
-            await self._state.update_pod(pod.id, lambda now_: msgspec.structs.replace(now_, cgroup_made=True))
 
     async def _undo(self, id: str) -> None:
         """After a failed run: nothing may be left. If that fails too the pod is shown, not ready, to be removed."""
@@ -174,16 +164,12 @@ class Pods:
 
     async def _forget(self, id: str) -> None:
         pod = self._state.pods[id]
-        if pod.cgroup_made and not self._parent_used(pod):
+        others = (other for other in self._state.pods.values() if other.id != id)
+        if not any(other.cgroup_parent == pod.cgroup_parent for other in others):
             await step("pod.cgroup.remove", id)
             await self._machine.cgroups.remove_parent(pod.cgroup_parent)
         await step("pod.forget", id)
         await self._state.commit(Gone("pod", id))
-
-    def _parent_used(self, pod: Pod) -> bool:
-        """Whether another pod stands in the same parent; it inherits the duty to remove it."""
-        others = (other for other in self._state.pods.values() if other.id != pod.id)
-        return any(other.cgroup_made and other.cgroup_parent == pod.cgroup_parent for other in others)
 
     # --- the one teardown -------------------------------------------------------------------------------------
 

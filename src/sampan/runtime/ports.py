@@ -168,7 +168,8 @@ class Cgroups(Protocol):
         """Create the parent group where it is absent; True if we made it (somewhere)."""
 
     async def remove_parent(self, parent: str) -> None:
-        """Remove a parent group that we made, and its empty ancestors that are ours; busy or absent is fine."""
+        """Remove a parent group if we made it (made ones are marked), and its empty ancestors that are ours; busy,
+        foreign or absent is fine."""
 
     async def usage_many(self, groups: Sequence[tuple[str, str]]) -> "list[CgroupUsage | None]":
         """Read the groups of containers, given as (cgroup parent, container id); None for one that is gone."""

@@ -1,5 +1,5 @@
-"""Bringing the layers of an image into the store: side by side, each once, verified before it is visible, held while
-in use.
+"""Bringing the layers of an image into the store: side by side, each once, verified before it is visible,
+held while in use.
 
 Where the bytes come from, a registry or an archive, is the caller's business; so is what an image is.
 """
@@ -22,7 +22,8 @@ RETRY_SECONDS = 600
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far one layer is, in bytes of its compressed form (`total` -1: unknown). `ready`: unpacked and in place."""
+    """How far one layer is, in bytes of its compressed form (`total` -1: unknown). `ready`: unpacked and in
+    place."""
 
     layer: str
     done: int
@@ -63,7 +64,8 @@ class Intake:
 
     @asynccontextmanager
     async def hold(self, chain: Sequence[str]) -> AsyncIterator[None]:
-        """Keep these layers, those that are there and those that come, until their image is recorded or given up.
+        """Keep these layers, those that are there and those that come, until their image is recorded or given
+        up.
 
         After a failure of the network they are kept a while longer, for the retry that is sure to come.
         """
@@ -105,7 +107,8 @@ class Intake:
                 del self._held[chain_id]
 
     async def take(self, wanted: Sequence[Wanted], report: Report) -> None:
-        """Bring all of them in, the lowest first in the list. The caller holds them. The first failure ends it."""
+        """Bring all of them in, the lowest first in the list. The caller holds them. The first failure ends
+        it."""
         published = [asyncio.Event() for _ in wanted]
         await _all([self._one(wanted, place, published, report) for place in range(len(wanted))])
 
@@ -114,8 +117,8 @@ class Intake:
     ) -> None:
         """One layer. Whoever has its lock brings it in; another pull that wants the same one finds it there.
 
-        This cannot deadlock: with the lock held we wait only for layers below, and what is below a layer is the same
-        in every image that has it.
+        This cannot deadlock: with the lock held we wait only for layers below, and what is below a layer is
+        the same in every image that has it.
         """
         layer = wanted[place]
         async with self._locks(layer.chain_id):
@@ -187,11 +190,9 @@ async def _counted(
 
 async def _all(works: Sequence[Coroutine[Any, Any, None]]) -> None:
     """Run them side by side. The first failure cancels the others, waits for their end and is raised."""
-    tasks = [asyncio.ensure_future(work) for work in works]
     try:
-        for done in asyncio.as_completed(tasks):
-            await done
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        async with asyncio.TaskGroup() as group:
+            for work in works:
+                group.create_task(work)
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None

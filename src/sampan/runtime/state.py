@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from sampan.model.container import Container
 from sampan.model.errors import NotFound
@@ -98,11 +98,11 @@ class State:
                 callback(change)
 
     @property
-    def _tables(self) -> "dict[str, dict[str, Pod] | dict[str, Container] | dict[str, Image]]":
+    def _tables(self) -> dict[str, dict[str, Any]]:
         return {"pod": self._pods, "container": self._containers, "image": self._images}
 
-    def _table(self, record: R) -> dict[str, R]:
-        return self._tables[kind_of(record)]  # type: ignore[return-value]  # the kind is the type's own
+    def _table(self, record: Record) -> dict[str, Any]:
+        return self._tables[kind_of(record)]
 
 
 def kind_of(record: Record) -> str:

@@ -64,6 +64,11 @@ class Stats:
             self._layers[container.id] = await self._machine.rootfs.usage(container.id)
         return self._layers[container.id]
 
+    def written(self) -> Usage:
+        """What all containers have written, as of the last walk."""
+        layers = self._layers.values()
+        return Usage(sum(layer.bytes for layer in layers), sum(layer.inodes for layer in layers))
+
     def _running(self) -> list[Container]:
         return [one for one in self._state.containers.values() if one.state is ContainerState.RUNNING]
 

@@ -43,7 +43,7 @@ def code_of(error: BaseException) -> grpc.StatusCode:
 def message_of(error: BaseException, method: str) -> str:
     """What the client reads."""
     if isinstance(error, NotImplementedError):
-        return str(error) or f"{method} is not implemented by this version of sampan"
+        return f"{method} is not implemented by this version of sampan"
     if isinstance(error, TimeoutError):
         return str(error) or f"{method} took too long"
     if code_of(error) is Code.INTERNAL:
@@ -57,11 +57,11 @@ def subject(request: Any) -> str:
         id = getattr(request, field, "")
         if isinstance(id, str) and id:
             return id[:64]
-    metadata = getattr(getattr(request, "config", None), "metadata", None)
+    metadata: Any = getattr(getattr(request, "config", None), "metadata", None)
     return f"{metadata.namespace}/{metadata.name}" if hasattr(metadata, "namespace") else ""
 
 
-class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc,type-arg]  # untyped in the stubs
+class Interceptor(grpc.aio.ServerInterceptor):
     """Wraps unary and server-streaming handlers."""
 
     async def intercept_service(

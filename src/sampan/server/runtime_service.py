@@ -1,6 +1,6 @@
 """The CRI RuntimeService: one short method per RPC: unpack, one use case, pack.
 
-An RPC that is not here is answered UNIMPLEMENTED by `_Later`, with a message that names it.
+An RPC that is not here is answered UNIMPLEMENTED: its generated body raises, and the interceptor names it.
 """
 
 import dataclasses
@@ -211,20 +211,3 @@ class RuntimeService(rpc.RuntimeServiceServicer):
 
     def _image(self, container: Container) -> Image | None:
         return self._state.images.get(container.image_id)
-
-
-def _later(name: str) -> Any:
-    async def unary(self: RuntimeService, request: Any, context: Any) -> Any:
-        raise NotImplementedError(f"{name} is not implemented by this version of sampan")
-
-    async def streaming(self: RuntimeService, request: Any, context: Any) -> Any:
-        raise NotImplementedError(f"{name} is not implemented by this version of sampan")
-        yield  # makes it a generator, which the wire expects of a streaming RPC
-
-    method = cri.DESCRIPTOR.services_by_name["RuntimeService"].methods_by_name[name]
-    return streaming if method.server_streaming else unary
-
-
-for _method in cri.DESCRIPTOR.services_by_name["RuntimeService"].methods:
-    if _method.name not in vars(RuntimeService):
-        setattr(RuntimeService, _method.name, _later(_method.name))

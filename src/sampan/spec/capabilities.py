@@ -1,4 +1,5 @@
-"""Capabilities (capabilities(7)): the default set, what the request adds and drops, and what that makes of each set."""
+"""Capabilities (capabilities(7)): the default set, what the request adds and drops, and what that makes of
+each set."""
 
 from collections.abc import Iterable
 
@@ -8,31 +9,31 @@ from sampan.spec.facts import Host
 from sampan.spec.text import shown
 
 # In the kernel's order (linux/capability.h), which is the order of every list we emit.
-KNOWN = tuple(
-    "CAP_" + name
-    for name in (
-        "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE "
-        "NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT "
-        "SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL "
-        "SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE"
-    ).split()
+# fmt: off
+KNOWN = (
+    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL",
+    "CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP", "CAP_LINUX_IMMUTABLE", "CAP_NET_BIND_SERVICE",
+    "CAP_NET_BROADCAST",
+    "CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_IPC_LOCK", "CAP_IPC_OWNER", "CAP_SYS_MODULE", "CAP_SYS_RAWIO",
+    "CAP_SYS_CHROOT", "CAP_SYS_PTRACE", "CAP_SYS_PACCT", "CAP_SYS_ADMIN", "CAP_SYS_BOOT", "CAP_SYS_NICE",
+    "CAP_SYS_RESOURCE", "CAP_SYS_TIME", "CAP_SYS_TTY_CONFIG", "CAP_MKNOD", "CAP_LEASE", "CAP_AUDIT_WRITE",
+    "CAP_AUDIT_CONTROL", "CAP_SETFCAP", "CAP_MAC_OVERRIDE", "CAP_MAC_ADMIN", "CAP_SYSLOG", "CAP_WAKE_ALARM",
+    "CAP_BLOCK_SUSPEND", "CAP_AUDIT_READ", "CAP_PERFMON", "CAP_BPF", "CAP_CHECKPOINT_RESTORE",
 )
-
-DEFAULT = frozenset(
-    "CAP_" + name
-    for name in (
-        "CHOWN DAC_OVERRIDE FSETID FOWNER MKNOD NET_RAW SETGID SETUID SETFCAP SETPCAP NET_BIND_SERVICE SYS_CHROOT "
-        "KILL AUDIT_WRITE"
-    ).split()
-)
+DEFAULT = frozenset((
+    "CAP_AUDIT_WRITE", "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_MKNOD",
+    "CAP_NET_BIND_SERVICE", "CAP_NET_RAW", "CAP_SETFCAP", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID",
+    "CAP_SYS_CHROOT",
+))
+# fmt: on
 
 ALL = "ALL"
 
 
 def bounding(context: cri.LinuxContainerSecurityContext, host: Host) -> tuple[str, ...]:
-    """The capabilities a container may ever have: all of the host's if privileged, else the default set, with what is
-    added, without what is dropped; ALL on either side comes before single names. Raises Invalid for an unknown name
-    and for one that is added but not this host's to give."""
+    """The capabilities a container may ever have: all of the host's if privileged, else the default set, with
+    what is added, without what is dropped; ALL on either side comes before single names. Raises Invalid for
+    an unknown name and for one that is added but not this host's to give."""
     asked = context.capabilities
     add, ambient = _names(asked.add_capabilities, host), _names(asked.add_ambient_capabilities, host)
     drop = _names(asked.drop_capabilities, host)

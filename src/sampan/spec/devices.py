@@ -19,7 +19,8 @@ _OWN = ("/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/fd", "/dev/console", "/dev/
 
 
 def host_paths(config: cri.ContainerConfig) -> tuple[str, ...]:
-    """The host paths whose nodes the builder needs in `ContainerFacts.device_nodes` (a directory: all beneath it)."""
+    """The host paths whose nodes the builder needs in `ContainerFacts.device_nodes` (a directory: all beneath
+    it)."""
     return tuple(sorted({device.host_path for device in config.devices}))
 
 
@@ -28,7 +29,9 @@ def check(config: cri.ContainerConfig) -> None:
     for number, device in enumerate(config.devices):
         _places(device, f"devices[{number}]")
     if config.CDI_devices:
-        raise Invalid(f"CDI_devices: CDI is not available yet, so device {text.shown(config.CDI_devices[0].name)} is not")
+        raise Invalid(
+            f"CDI_devices: CDI is not available yet; asked for {text.shown(config.CDI_devices[0].name)}"
+        )
 
 
 def build(facts: ContainerFacts) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -65,12 +68,18 @@ def _places(device: cri.Device, field: str) -> tuple[str, str]:
 
 
 def _resolved(device: cri.Device, field: str, facts: ContainerFacts) -> list[tuple[DeviceNode, str]]:
-    """The nodes of one requested device, each with its path in the container; several if it is a directory."""
+    """The nodes of one requested device, each with its path in the container; several if it is a
+    directory."""
     host, inside = _places(device, field)
     nodes = facts.device_nodes.get(device.host_path, ())
     if not nodes:
-        raise Invalid(f"{field}.host_path {text.shown(host)} is not a device on this host, nor a directory of devices")
-    return [(node, inside + node.path.removeprefix(host) if text.beneath(node.path, host) else inside) for node in nodes]
+        raise Invalid(
+            f"{field}.host_path {text.shown(host)} is not a device on this host, nor a directory of devices"
+        )
+    return [
+        (node, inside + node.path.removeprefix(host) if text.beneath(node.path, host) else inside)
+        for node in nodes
+    ]
 
 
 def _node(node: DeviceNode, path: str) -> dict[str, Any]:

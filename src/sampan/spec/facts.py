@@ -1,11 +1,10 @@
-"""What the spec builders need to know of the machine, the pod and the image: values only, gathered by `host`."""
+"""What the spec builders know of the machine, the pod and the image: values only, gathered by `host`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sampan.api import cri_pb2 as cri
 from sampan.model.image import ImageConfig
-from sampan.model.user import User
 from sampan.model.user import User as User
 
 
@@ -24,7 +23,8 @@ class DeviceNode:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A mount source on the host, symlinks resolved. `propagation` of the mount it lies on: private|shared|slave."""
+    """A mount source on the host, symlinks resolved. `propagation` of the mount it lies on:
+    private|shared|slave."""
 
     path: str
     is_directory: bool
@@ -48,15 +48,18 @@ class Host:
     recursive_read_only: bool = True
     devices: tuple[DeviceNode, ...] = ()  # what a privileged container gets
     kernel: tuple[int, int] = (5, 10)
-    swap: bool = True  # the memory controller accounts swap (v1: memory.memsw.*, v2: memory.swap.max are there)
-    apparmor_default: str = ""  # the loaded profile that RuntimeDefault means; "": none, such containers run unconfined
-    rlimits: tuple[tuple[str, int, int], ...] = ()  # (RLIMIT_*, soft, hard) of every container; else the daemon's own
+    # The memory controller accounts swap: memory.memsw.* (v1) or memory.swap.max (v2) is there.
+    swap: bool = True
+    # The loaded profile that RuntimeDefault means; "": there is none, and such containers run without.
+    apparmor_default: str = ""
+    # (RLIMIT_*, soft, hard) of every container; those not named are the daemon's own.
+    rlimits: tuple[tuple[str, int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class PodFacts:
-    """Where a pod's shared things are. A namespace path of "" means the host's; `pid` "" with pid mode CONTAINER
-    means a new one."""
+    """Where a pod's shared things are. A namespace path of "" means the host's; `pid` "" with pid mode
+    CONTAINER means a new one."""
 
     id: str
     config: cri.PodSandboxConfig
@@ -85,8 +88,9 @@ class ContainerFacts:
     cgroups_path: str
     target_pid_namespace: str = ""  # for pid mode TARGET
     sources: Mapping[str, Source] = field(default_factory=dict)  # by the host_path in the request
-    device_nodes: Mapping[str, tuple[DeviceNode, ...]] = field(
-        default_factory=dict
-    )  # by the host_path in the request
+    device_nodes: Mapping[str, tuple[DeviceNode, ...]] = field(default_factory=dict)  # likewise
     seccomp_localhost: bytes = b""  # the file a Localhost profile names
-    apparmor_profiles: frozenset[str] | None = None  # those loaded in the kernel; None: not read, the OCI runtime finds out
+    # The profiles loaded in the kernel; None: nobody looked, and the OCI runtime will find out.
+    apparmor_profiles: frozenset[str] | None = None
+    # Compiled filters by `seccomp.fingerprint`.
+    seccomp_programs: Mapping[str, bytes] = field(default_factory=dict)

@@ -1,7 +1,7 @@
 """A container's mounts: the default ones, the pod's shared files, and those of the request.
 
-The OCI runtime does the mounting, in the order of the list. Shallow paths come first, so that no mount hides another;
-what the request mounts replaces what we would have mounted there.
+The OCI runtime does the mounting, in the order of the list. Shallow paths come first, so that no mount hides
+another; what the request mounts replaces what we would have mounted there.
 """
 
 from collections.abc import Iterable
@@ -27,10 +27,11 @@ NEEDS = {
 }
 OPTIONS = ("nodev", "noexec", "nosuid")  # all that `mount_options` may hold: each only takes away
 
-# Files in /proc that may be replaced in an unprivileged container (lxcfs does); any other could blind a check of ours
-# or of the kernel's (CVE-2019-16884, CVE-2019-19921).
+# Files in /proc that may be replaced in an unprivileged container (lxcfs does); any other could blind a check
+# of ours or of the kernel's (CVE-2019-16884, CVE-2019-19921).
 PROC_FILES = frozenset(
-    f"/proc/{name}" for name in ("cpuinfo", "diskstats", "loadavg", "meminfo", "slabinfo", "stat", "swaps", "uptime")
+    f"/proc/{name}"
+    for name in ("cpuinfo", "diskstats", "loadavg", "meminfo", "slabinfo", "stat", "swaps", "uptime")
 )
 
 
@@ -54,7 +55,8 @@ def check(config: cri.ContainerConfig, host: Host) -> None:
 
 
 def build(facts: ContainerFacts) -> list[Mount]:
-    """The `mounts` array. Raises Invalid naming the host path that is missing or has the wrong propagation."""
+    """The `mounts` array. Raises Invalid naming the host path that is missing or has the wrong
+    propagation."""
     check(facts.config, facts.host)
     asked = [_bind(mount, f"mounts[{number}]", facts) for number, mount in enumerate(facts.config.mounts)]
     taken = {mount["destination"] for mount in asked}
@@ -70,11 +72,12 @@ def rootfs_propagation(config: cri.ContainerConfig) -> str:
     return "rslave" if cri.PROPAGATION_HOST_TO_CONTAINER in asked else ""
 
 
-# --- ours -------------------------------------------------------------------------------------------------------
+# --- ours -----------------------------------------------------------------------------------------
 
 
 def _defaults(facts: ContainerFacts, taken: set[str]) -> list[Mount]:
-    """Those of the OCI (config-linux.md#default-filesystems), but where the request mounts there or over it."""
+    """Those of the OCI (config-linux.md#default-filesystems), but where the request mounts there or over
+    it."""
     roots = taken & {"/proc", "/dev", "/sys"}
     return [
         mount
@@ -99,15 +102,17 @@ def _file_systems(facts: ContainerFacts) -> list[Mount]:
 
 
 def _cgroups(facts: ContainerFacts, options: list[str]) -> Mount:
-    """A privileged container on cgroup v2 is in the host's cgroup namespace. Mounting cgroup2 anew there would set
-    the options of the host's one superblock (and lose nsdelegate), so it gets the host's mount itself."""
+    """A privileged container on cgroup v2 is in the host's cgroup namespace. Mounting cgroup2 anew there
+    would set the options of the host's one superblock (and lose nsdelegate), so it gets the host's mount
+    itself."""
     if facts.host.cgroup_v2 and facts.config.linux.security_context.privileged:
         return _mount("/sys/fs/cgroup", "bind", "/sys/fs/cgroup", ["rbind", "rprivate", *options])
     return _mount("/sys/fs/cgroup", "cgroup", "cgroup", options)
 
 
 def _pod_files(facts: ContainerFacts) -> list[Mount]:
-    """What the containers of a pod share. An absent file ("") is not mounted; /dev/shm is the host's with its IPC."""
+    """What the containers of a pod share. An absent file ("") is not mounted; /dev/shm is the host's with its
+    IPC."""
     pod = facts.pod
     access = "ro" if facts.config.linux.security_context.readonly_rootfs else "rw"
     files = (
@@ -121,7 +126,7 @@ def _pod_files(facts: ContainerFacts) -> list[Mount]:
     return mounts
 
 
-# --- the request's ------------------------------------------------------------------------------------------------
+# --- the request's --------------------------------------------------------------------------------
 
 
 def _bind(mount: cri.Mount, field: str, facts: ContainerFacts) -> Mount:
@@ -141,13 +146,14 @@ def _check_propagation(mount: cri.Mount, field: str, source: Source) -> None:
         needed = " or ".join(NEEDS[mount.propagation])
         name = cri.MountPropagation.Name(mount.propagation)
         raise Invalid(
-            f"{field}.host_path {text.shown(mount.host_path)} lies on a {source.propagation} mount, and {name} needs a "
-            f"{needed} one; on the host: mount --make-rshared <that mount>"
+            f"{field}.host_path {text.shown(mount.host_path)} lies on a {source.propagation} mount, and "
+            f"{name} needs a {needed} one; on the host: mount --make-rshared <that mount>"
         )
 
 
 def _target(mount: cri.Mount, field: str, privileged: bool) -> str:
-    """The canonical container path. /proc stays the container's own, and /sys may only be replaced read-only."""
+    """The canonical container path. /proc stays the container's own, and /sys may only be replaced
+    read-only."""
     field += ".container_path"
     if not mount.container_path:
         raise Invalid(f"{field} is empty")
@@ -157,14 +163,17 @@ def _target(mount: cri.Mount, field: str, privileged: bool) -> str:
     if privileged or target in PROC_FILES:
         return target
     in_proc = target == "/proc" or text.beneath(target, "/proc")
-    if in_proc or (target == "/sys" and not (mount.readonly and mount.propagation == cri.PROPAGATION_PRIVATE)):
+    read_only = mount.readonly and mount.propagation == cri.PROPAGATION_PRIVATE
+    if in_proc or (target == "/sys" and not read_only):
         raise Invalid(f"{field} {text.shown(target)} may only be mounted over in a privileged container")
     return target
 
 
 def _source_path(mount: cri.Mount, field: str) -> None:
     if mount.image.image:
-        raise Invalid(f"{field}.image: image volumes are not available yet ({text.shown(mount.container_path)})")
+        raise Invalid(
+            f"{field}.image: image volumes are not available yet ({text.shown(mount.container_path)})"
+        )
     if mount.image_sub_path:
         raise Invalid(f"{field}.image_sub_path is given without an image")
     if not mount.host_path:
@@ -175,7 +184,8 @@ def _source_path(mount: cri.Mount, field: str) -> None:
 
 
 def _options(mount: cri.Mount, field: str, host: Host) -> list[str]:
-    """Access and the extra flags. `ro` alone leaves submounts writable, as the CRI wants it; `rro` does not."""
+    """Access and the extra flags. `ro` alone leaves submounts writable, as the CRI wants it; `rro` does
+    not."""
     if mount.propagation not in PROPAGATION:
         raise Invalid(f"{field}.propagation {mount.propagation} is unknown")
     for option in mount.mount_options:
@@ -190,7 +200,9 @@ def _options(mount: cri.Mount, field: str, host: Host) -> list[str]:
     if mount.propagation != cri.PROPAGATION_PRIVATE:
         raise RROUnsupported(f"{where} needs PROPAGATION_PRIVATE")
     if not host.recursive_read_only:
-        raise RROUnsupported(f"{where} is not possible on this host; it takes Linux 5.12 and an OCI runtime with rro")
+        raise RROUnsupported(
+            f"{where} is not possible on this host; it takes Linux 5.12 and an OCI runtime with rro"
+        )
     return ["rro", *extra]
 
 

@@ -1,7 +1,7 @@
 """Which namespaces a pod owns, and which a container makes, joins or shares with the host (namespaces(7)).
 
-In a container's options POD means "what the pod has": the kubelet sends both the same, other clients say nothing in
-one of them. A container never reaches further into the host than its pod.
+In a container's options POD means "what the pod has": the kubelet sends both the same, other clients say
+nothing in one of them. A container never reaches further into the host than its pod.
 """
 
 from typing import Any
@@ -46,8 +46,8 @@ def check_container(options: cri.NamespaceOption, pod: cri.NamespaceOption) -> N
 
 
 def build(facts: ContainerFacts) -> list[dict[str, Any]]:
-    """The `linux.namespaces` of a container. Raises ValueError where the facts lack a namespace that the pod owns:
-    leaving it out would put the container into the host's."""
+    """The `linux.namespaces` of a container. Raises ValueError where the facts lack a namespace that the pod
+    owns: leaving it out would put the container into the host's."""
     pod = facts.pod
     shared = owned(pod.config.linux.security_context.namespace_options)
     result: list[dict[str, Any]] = [{"type": "mount"}]
@@ -83,8 +83,8 @@ def _present(path: str, kind: str, facts: ContainerFacts) -> str:
 
 def _mode(kind: str, mode: int, *allowed: int) -> None:
     if mode not in allowed:
-        known = {value: name for name, value in cri.NamespaceMode.items()}
-        raise Invalid(f"namespace_options.{kind}: mode {known.get(mode, mode)} is not possible")
+        known = {int(value): name for name, value in cri.NamespaceMode.items()}
+        raise Invalid(f"namespace_options.{kind}: mode {known.get(mode, str(mode))} is not possible")
 
 
 def _check_userns(options: cri.NamespaceOption) -> None:

@@ -1,4 +1,5 @@
-"""The process of a container (runtime-spec config.md#process): arguments, environment, directory, user, limits."""
+"""The process of a container (runtime-spec config.md#process): arguments, environment, directory, user,
+limits."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -28,7 +29,9 @@ def build(facts: ContainerFacts) -> dict[str, Any]:
         "oomScoreAdj": oom_score_adj(config.linux.resources, facts.host),
     }
     if facts.host.rlimits:
-        process["rlimits"] = [{"type": kind, "soft": soft, "hard": hard} for kind, soft, hard in facts.host.rlimits]
+        process["rlimits"] = [
+            {"type": kind, "soft": soft, "hard": hard} for kind, soft, hard in facts.host.rlimits
+        ]
     if profile := security.apparmor(facts):
         process["apparmorProfile"] = profile
     if label := security.selinux_labels(facts):
@@ -53,24 +56,30 @@ def for_exec(process: Mapping[str, Any], command: Sequence[str], tty: bool) -> d
 
 
 def arguments(config: cri.ContainerConfig, image: ImageConfig) -> list[str]:
-    """Kubernetes' rule: `command` replaces the image's entrypoint and drops its cmd, `args` replaces cmd alone."""
+    """Kubernetes' rule: `command` replaces the image's entrypoint and drops its cmd, `args` replaces cmd
+    alone."""
     if config.command:
         chosen = [*config.command, *config.args]
     else:
-        entrypoint = () if image.entrypoint == ("",) else image.entrypoint  # how builders spell "no entrypoint"
+        entrypoint = (
+            () if image.entrypoint == ("",) else image.entrypoint
+        )  # how builders spell "no entrypoint"
         chosen = [*entrypoint, *(config.args or image.cmd)]
     if not chosen:
-        raise Invalid("no command: the request has neither command nor args, and the image neither Entrypoint nor Cmd")
+        raise Invalid(
+            "no command: the request has neither command nor args, and the image neither Entrypoint nor Cmd"
+        )
     if not chosen[0]:
         raise Invalid("the first word of the command is empty")
     return _strings(chosen, "command")
 
 
 def environment(facts: ContainerFacts) -> list[str]:
-    """`NAME=value` strings, each name once: our defaults, then the image's, then the request's, the later winning.
+    """`NAME=value` strings, each name once: our defaults, then the image's, then the request's, the later
+    winning.
 
-    Nothing comes from the daemon's environment. An entry of the image without `=` is dropped: to some runtimes it
-    means "take it from the host" (CVE-2026-57231).
+    Nothing comes from the daemon's environment. An entry of the image without `=` is dropped: to some
+    runtimes it means "take it from the host" (CVE-2026-57231).
     """
     variables = {"PATH": PATH, "HOSTNAME": facts.pod.hostname}
     if facts.config.tty:
@@ -91,7 +100,9 @@ def requested_environment(config: cri.ContainerConfig) -> dict[str, str]:
     variables = {}
     for number, env in enumerate(config.envs):
         if not env.key or "=" in env.key or "\0" in env.key:
-            raise Invalid(f"envs[{number}].key {text.shown(env.key)}: a name is not empty and has neither '=' nor NUL")
+            raise Invalid(
+                f"envs[{number}].key {text.shown(env.key)}: a name is not empty and has neither '=' nor NUL"
+            )
         if b"\0" in env.value:
             raise Invalid(f"envs[{number}] ({text.shown(env.key)}): the value holds a NUL byte")
         try:
@@ -102,7 +113,8 @@ def requested_environment(config: cri.ContainerConfig) -> dict[str, str]:
 
 
 def directory(asked: str) -> str:
-    """The working directory. Never beneath /proc: a descriptor that leaked is a way out there (CVE-2024-21626)."""
+    """The working directory. Never beneath /proc: a descriptor that leaked is a way out there
+    (CVE-2024-21626)."""
     if not asked:
         return "/"
     chosen = text.path(asked, "working_dir")

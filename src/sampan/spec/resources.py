@@ -1,4 +1,5 @@
-"""Limits: CRI's LinuxContainerResources → OCI `linux.resources` (runtime-spec config-linux.md#control-groups)."""
+"""Limits: CRI's LinuxContainerResources → OCI `linux.resources` (runtime-spec
+config-linux.md#control-groups)."""
 
 import re
 from typing import Any
@@ -34,7 +35,8 @@ def build(resources: cri.LinuxContainerResources, host: Host) -> dict[str, Any]:
 def merged(
     current: cri.LinuxContainerResources, change: cri.LinuxContainerResources
 ) -> cri.LinuxContainerResources:
-    """`current` with what `change` sets; zero and empty mean unchanged (CRI proto, UpdateContainerResources)."""
+    """`current` with what `change` sets; zero and empty mean unchanged (CRI proto,
+    UpdateContainerResources)."""
     result = cri.LinuxContainerResources()
     result.CopyFrom(current)
     if change.hugepage_limits:
@@ -49,7 +51,9 @@ def _cpu(resources: cri.LinuxContainerResources) -> dict[str, Any]:
         cpu["shares"] = min(max(shares, SHARES[0]), SHARES[1])
     if quota := resources.cpu_quota:
         if quota != UNLIMITED and quota < MIN_QUOTA:
-            raise Invalid(f"{FIELD}.cpu_quota {quota} is less than {MIN_QUOTA} microseconds (-1 is unlimited)")
+            raise Invalid(
+                f"{FIELD}.cpu_quota {quota} is less than {MIN_QUOTA} microseconds (-1 is unlimited)"
+            )
         cpu["quota"] = quota
     if period := resources.cpu_period:
         if not PERIODS[0] <= period <= PERIODS[1]:
@@ -64,13 +68,16 @@ def _cpu(resources: cri.LinuxContainerResources) -> dict[str, Any]:
 
 
 def _memory(resources: cri.LinuxContainerResources, host: Host) -> dict[str, Any]:
-    """`swap` is the sum of memory and swap. Where nothing is said of it a container with a limit gets no swap."""
+    """`swap` is the sum of memory and swap. Where nothing is said of it a container with a limit gets no
+    swap."""
     limit = _at_least(resources.memory_limit_in_bytes, UNLIMITED, "memory_limit_in_bytes")
     swap = _at_least(resources.memory_swap_limit_in_bytes, UNLIMITED, "memory_swap_limit_in_bytes")
     if swap > 0 and limit <= 0:
         raise Invalid(f"{FIELD}.memory_swap_limit_in_bytes needs a memory_limit_in_bytes")
     if 0 < swap < limit:
-        raise Invalid(f"{FIELD}.memory_swap_limit_in_bytes {swap} is less than the memory limit {limit} it includes")
+        raise Invalid(
+            f"{FIELD}.memory_swap_limit_in_bytes {swap} is less than the memory limit {limit} it includes"
+        )
     memory = {}
     if limit:
         memory["limit"] = limit
@@ -80,10 +87,13 @@ def _memory(resources: cri.LinuxContainerResources, host: Host) -> dict[str, Any
 
 
 def _hugepages(resources: cri.LinuxContainerResources, host: Host) -> list[dict[str, Any]]:
-    """Limits per page size; left out where the kernel has no hugetlb controller, and so no huge pages to limit."""
+    """Limits per page size; left out where the kernel has no hugetlb controller, and so no huge pages to
+    limit."""
     for limit in resources.hugepage_limits:
         if not _PAGE_SIZE.fullmatch(limit.page_size):
-            raise Invalid(f"{FIELD}.hugepage_limits: page_size {shown(limit.page_size)} is not one such as 2MB")
+            raise Invalid(
+                f"{FIELD}.hugepage_limits: page_size {shown(limit.page_size)} is not one such as 2MB"
+            )
     if "hugetlb" not in host.controllers:
         return []
     return [{"pageSize": limit.page_size, "limit": limit.limit} for limit in resources.hugepage_limits]

@@ -1,12 +1,13 @@
 """Seccomp profiles → the OCI `linux.seccomp` object of one container (runtime-spec config-linux.md#seccomp).
 
-Two sources, one form: `seccomp.json`, our RuntimeDefault, and files of the node that a Localhost profile names. The form
-is the OCI's plus what container engines add to it: `archMap`, and per rule `includes`/`excludes` by capability,
-architecture and kernel.
+Two sources, one form: `seccomp.json`, our RuntimeDefault, and files of the node that a Localhost profile
+names. The form is the OCI's plus what container engines add to it: `archMap`, and per rule
+`includes`/`excludes` by capability, architecture and kernel.
 """
 
+import hashlib
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -31,7 +32,8 @@ ARCHITECTURES = {  # uname -m → (the name in `includes`, the name in archMap)
     "ppc64le": ("ppc64le", "SCMP_ARCH_PPC64LE"),
 }
 FLAGS = frozenset(
-    f"SECCOMP_FILTER_FLAG_{name}" for name in ("TSYNC", "LOG", "SPEC_ALLOW", "NEW_LISTENER", "WAIT_KILLABLE_RECV")
+    f"SECCOMP_FILTER_FLAG_{name}"
+    for name in ("TSYNC", "LOG", "SPEC_ALLOW", "NEW_LISTENER", "WAIT_KILLABLE_RECV")
 )
 _SYSCALL = re.compile(r"[a-z0-9_]{1,64}", re.IGNORECASE)
 _ARCH = re.compile(r"SCMP_ARCH_[A-Z0-9_]{1,32}")
@@ -71,7 +73,8 @@ class ArchMap(msgspec.Struct, frozen=True):
 
 
 class Profile(msgspec.Struct, frozen=True):
-    """A profile file. `deniedErrno` is ours: what every syscall gets that a rule with unmet conditions would allow."""
+    """A profile file. `deniedErrno` is ours: what every syscall gets that a rule with unmet conditions would
+    allow."""
 
     defaultAction: str
     defaultErrnoRet: int | None = None
@@ -87,15 +90,22 @@ class Profile(msgspec.Struct, frozen=True):
 def default(capabilities: Collection[str], architecture: str) -> dict[str, Any]:
     """RuntimeDefault for a process bounded by these capabilities on this architecture (`uname -m`).
 
-    A syscall that we know and refuse gives EPERM; one that we do not know, because it is newer, gives ENOSYS, which is
-    what lets a C library fall back to an older one.
+    A syscall that we know and refuse gives EPERM; one that we do not know, because it is newer, gives ENOSYS,
+    which is what lets a C library fall back to an older one.
     """
-    return _default(frozenset(capabilities), architecture)
+    cached = _default(frozenset(capabilities), architecture)
+    rules = [{**rule, "names": [*rule["names"]]} for rule in cached["syscalls"]]
+    return {**cached, "syscalls": rules}
+
+
+def fingerprint(seccomp: Mapping[str, Any]) -> str:
+    """What names the compiled form of a `linux.seccomp` object, on one host and one OCI runtime."""
+    return hashlib.sha256(msgspec.json.encode(seccomp)).hexdigest()
 
 
 @cache
 def _default(capabilities: frozenset[str], architecture: str) -> dict[str, Any]:
-    """Few combinations exist on a node, and the answer is never changed by who gets it."""
+    """Few combinations exist on a node."""
     return _resolve(_runtime_default(), capabilities, architecture, (5, 10))
 
 
@@ -123,7 +133,8 @@ def _resolve(
 ) -> dict[str, Any]:
     """The profile without conditions."""
     here = ARCHITECTURES.get(architecture, (architecture, ""))[0]
-    counting, unmet = [], []
+    counting: list[Rule] = []
+    unmet: list[Rule] = []
     for rule in profile.syscalls or ():
         met = _meets(rule, capabilities, here, kernel)
         (counting if met else unmet).append(rule)
@@ -170,7 +181,9 @@ def _rule(rule: Rule) -> dict[str, Any]:
 def _denied(errno: int, counting: Iterable[Rule], unmet: Iterable[Rule]) -> list[dict[str, Any]]:
     """One rule for what only another capability would have allowed."""
     settled = {name for rule in counting for name in _names(rule)}
-    names = sorted({name for rule in unmet if rule.action == "SCMP_ACT_ALLOW" for name in _names(rule)} - settled)
+    names = sorted(
+        {name for rule in unmet if rule.action == "SCMP_ACT_ALLOW" for name in _names(rule)} - settled
+    )
     return [{"names": names, "action": "SCMP_ACT_ERRNO", "errnoRet": errno}] if names else []
 
 
@@ -220,6 +233,8 @@ def _check_rule(rule: Rule, where: str) -> None:
         raise Invalid(f"{where}: {bad[:64]!r} is not the name of a syscall")
     for argument in rule.args or ():
         if argument.op not in OPERATORS or not 0 <= argument.index <= 5:
-            raise Invalid(f"{where}.args: op {argument.op[:64]!r} on argument {argument.index} is not possible")
+            raise Invalid(
+                f"{where}.args: op {argument.op[:64]!r} on argument {argument.index} is not possible"
+            )
         if not (0 <= argument.value < 1 << 64 and 0 <= argument.valueTwo < 1 << 64):
             raise Invalid(f"{where}.args: a value is not an unsigned 64-bit number")

@@ -1,8 +1,8 @@
 """A container's confinement: seccomp, AppArmor, SELinux, masked and read-only paths.
 
-Masked and read-only paths are exactly the request's: the CRI passes the lists through, the kubelet always sends its
-own, and an empty list is how it says procMount: Unmasked, so an empty list hides nothing (both other CRI runtimes read
-it so). A client without a kubelet behind it should send the lists below.
+Masked and read-only paths are exactly the request's: the CRI passes the lists through, the kubelet always
+sends its own, and an empty list is how it says procMount: Unmasked, so an empty list hides nothing (both
+other CRI runtimes read it so). A client without a kubelet behind it should send the lists below.
 """
 
 import re
@@ -56,7 +56,7 @@ def check(config: cri.ContainerConfig, host: Host) -> None:
     hidden_paths(context)
 
 
-# --- seccomp ------------------------------------------------------------------------------------------------
+# --- seccomp --------------------------------------------------------------------------------------
 
 
 def seccomp_profile(context: cri.LinuxContainerSecurityContext, host: Host) -> Profile:
@@ -72,15 +72,20 @@ def seccomp_profile(context: cri.LinuxContainerSecurityContext, host: Host) -> P
     if profile.profile_type == Profile.Localhost:
         profile = Profile(
             profile_type=Profile.Localhost,
-            localhost_ref=text.path(profile.localhost_ref.removeprefix(LOCALHOST), f"{FIELD}.seccomp.localhost_ref"),
+            localhost_ref=text.path(
+                profile.localhost_ref.removeprefix(LOCALHOST), f"{FIELD}.seccomp.localhost_ref"
+            ),
         )
     if profile.profile_type != Profile.Unconfined and not host.seccomp:
-        raise Invalid(f"{FIELD}.seccomp: a profile is asked for, but the kernel or the OCI runtime has no seccomp")
+        raise Invalid(
+            f"{FIELD}.seccomp: a profile is asked for, but the kernel or the OCI runtime has no seccomp"
+        )
     return profile
 
 
 def localhost_profile(config: cri.ContainerConfig) -> str:
-    """The absolute path of the profile to read into `ContainerFacts.seccomp_localhost`; "" if none is asked for."""
+    """The absolute path of the profile to read into `ContainerFacts.seccomp_localhost`; "" if none is asked
+    for."""
     return seccomp_profile(config.linux.security_context, Host()).localhost_ref
 
 
@@ -94,12 +99,14 @@ def seccomp_filter(facts: ContainerFacts) -> dict[str, Any] | None:
     if profile.profile_type == Profile.RuntimeDefault:
         return seccomp.default(bounding, facts.host.architecture)
     try:
-        return seccomp.localhost(facts.seccomp_localhost, bounding, facts.host.architecture, facts.host.kernel)
+        return seccomp.localhost(
+            facts.seccomp_localhost, bounding, facts.host.architecture, facts.host.kernel
+        )
     except Invalid as error:
         raise Invalid(f"seccomp profile {text.shown(profile.localhost_ref)}: {error}") from None
 
 
-# --- AppArmor -----------------------------------------------------------------------------------------------
+# --- AppArmor -------------------------------------------------------------------------------------
 
 
 def apparmor(facts: ContainerFacts) -> str:
@@ -112,12 +119,15 @@ def apparmor(facts: ContainerFacts) -> str:
         return "" if context.privileged else facts.host.apparmor_default
     loaded = facts.apparmor_profiles
     if loaded is not None and profile.localhost_ref not in loaded:
-        raise Invalid(f"{FIELD}.apparmor: profile {text.shown(profile.localhost_ref)} is not loaded on this host")
+        raise Invalid(
+            f"{FIELD}.apparmor: profile {text.shown(profile.localhost_ref)} is not loaded on this host"
+        )
     return profile.localhost_ref
 
 
 def _apparmor_profile(context: cri.LinuxContainerSecurityContext, host: Host) -> Profile:
-    """Nothing asked means RuntimeDefault, which is what there is, perhaps nothing; a named profile must be had."""
+    """Nothing asked means RuntimeDefault, which is what there is, perhaps nothing; a named profile must be
+    had."""
     if context.HasField("apparmor"):
         profile = context.apparmor
     else:
@@ -129,7 +139,9 @@ def _apparmor_profile(context: cri.LinuxContainerSecurityContext, host: Host) ->
     if not name:
         raise Invalid(f"{FIELD}.apparmor.localhost_ref is empty")
     if not host.apparmor:
-        raise Invalid(f"{FIELD}.apparmor: profile {text.shown(name)} is asked for, but this host has no AppArmor")
+        raise Invalid(
+            f"{FIELD}.apparmor: profile {text.shown(name)} is asked for, but this host has no AppArmor"
+        )
     return Profile(profile_type=Profile.Localhost, localhost_ref=name)
 
 
@@ -153,15 +165,17 @@ def _deprecated(text_form: str, field: str) -> Profile | None:
         return Profile(profile_type=Profile.RuntimeDefault)
     if text_form.startswith(LOCALHOST):
         return Profile(profile_type=Profile.Localhost, localhost_ref=text_form.removeprefix(LOCALHOST))
-    raise Invalid(f"{field} {text.shown(text_form)} is not unconfined, runtime/default or localhost/<profile>")
+    raise Invalid(
+        f"{field} {text.shown(text_form)} is not unconfined, runtime/default or localhost/<profile>"
+    )
 
 
-# --- SELinux --------------------------------------------------------------------------------------------------
+# --- SELinux --------------------------------------------------------------------------------------
 
 
 def selinux_labels(facts: ContainerFacts) -> Labels | None:
-    """The container's labels, from its own options, else its pod's. None where the host runs no SELinux: options for
-    it are then without effect, as Kubernetes documents them."""
+    """The container's labels, from its own options, else its pod's. None where the host runs no SELinux:
+    options for it are then without effect, as Kubernetes documents them."""
     context = facts.config.linux.security_context
     own = context.HasField("selinux_options")
     options = context.selinux_options if own else facts.pod.config.linux.security_context.selinux_options
@@ -176,7 +190,9 @@ def _labels(options: cri.SELinuxOption) -> Labels:
         if value and not _LABEL_PART.fullmatch(value):
             raise Invalid(f"{FIELD}.selinux_options.{name} {text.shown(value)} is not part of a label")
     if options.level and not _LEVEL.fullmatch(options.level):
-        raise Invalid(f"{FIELD}.selinux_options.level {text.shown(options.level)} is not a level such as s0:c1,c2")
+        raise Invalid(
+            f"{FIELD}.selinux_options.level {text.shown(options.level)} is not a level such as s0:c1,c2"
+        )
     user, level = options.user or "system_u", options.level or "s0"
     return Labels(
         process=f"{user}:{options.role or 'system_r'}:{options.type or 'container_t'}:{level}",
@@ -184,7 +200,7 @@ def _labels(options: cri.SELinuxOption) -> Labels:
     )
 
 
-# --- paths ------------------------------------------------------------------------------------------------------
+# --- paths ----------------------------------------------------------------------------------------
 
 
 def hidden_paths(context: cri.LinuxContainerSecurityContext) -> dict[str, list[str]]:

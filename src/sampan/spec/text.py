@@ -1,4 +1,5 @@
-"""What a string of a request may hold before it goes anywhere: paths without surprises, words without control bytes.
+"""What a string of a request may hold before it goes anywhere: paths without surprises, words without control
+bytes.
 
 Always fullmatch: `$` lets a final newline through (CVE-2026-15809 was that).
 """

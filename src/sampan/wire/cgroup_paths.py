@@ -17,8 +17,8 @@ SYSTEMD, CGROUPFS = "systemd", "cgroupfs"
 UNIT_PREFIX = "sampan"  # a container's scope is sampan-<id>.scope
 # fmt: off
 _CONTROLLERS = frozenset((
-    "blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "hugetlb", "memory", "misc", "net_cls", "net_prio",
-    "perf_event", "pids", "rdma",
+    "blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "hugetlb", "memory", "misc", "net_cls",
+    "net_prio", "perf_event", "pids", "rdma",
 ))
 # fmt: on
 _SLICE = re.compile(r"[A-Za-z0-9:_.\\-]{1,249}\.slice")

@@ -6,7 +6,7 @@ loopback.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import Any
@@ -17,7 +17,6 @@ from sampan.model.errors import Invalid
 from sampan.wire.cni_ranges import RangeConf, RangeSet, parse_sets
 from sampan.wire.cni_result import NO_DNS, Dns, Route
 
-BUILTIN = frozenset(("bridge", "loopback", "portmap"))
 _INTERFACE = re.compile(r"[^\s/:]{1,15}")
 _RESERVED = {"capabilities", "cniVersion", "name", "prevResult", "type"}
 # Capability arguments that the reference plugin of that type reads; the others it ignores, and so do we.
@@ -107,20 +106,41 @@ class Portmap:
     snat: bool
 
 
-def refusal(kind: str, conf: Mapping[str, Any]) -> str | None:
-    """Why plugin `kind` with this request configuration must be executed; None if we do it ourselves."""
-    if kind not in BUILTIN:
-        return f"{kind} is not built in"
+@dataclass(frozen=True, slots=True)
+class Loopback:
+    """The pod's `lo`, which is brought up in any case."""
+
+
+Program = Bridge | Portmap | Loopback
+
+
+def understand(kind: str, conf: Mapping[str, Any]) -> Program:
+    """What the built-in plugin `kind` is to do. Invalid, with the reason, if it must be executed instead."""
+    if kind not in _PARSERS:
+        raise Invalid(f"{kind} is not built in")
     try:
-        _PARSERS[kind](conf)
-    except (Invalid, msgspec.ValidationError) as error:
+        return _PARSERS[kind](conf)
+    except msgspec.ValidationError as error:
+        raise Invalid(str(error)) from None
+
+
+def unread(kind: str, runtime_config: Mapping[str, Any]) -> str:
+    """The capability arguments that this plugin reads if executed, and we do not; "" if there are none."""
+    return ", ".join(sorted(_READS.get(kind, frozenset[str]()) & runtime_config.keys()))
+
+
+def refusal(kind: str, conf: Mapping[str, Any]) -> str | None:
+    """Why a plugin with this request configuration must be executed; None if we do all of it ourselves."""
+    try:
+        understand(kind, conf)
+    except Invalid as error:
         return str(error)
-    asked = _READS.get(kind, frozenset[str]()) & (conf.get("runtimeConfig") or {}).keys()
-    return f"the capability arguments {', '.join(sorted(asked))} are not built in" if asked else None
+    asked = unread(kind, conf.get("runtimeConfig") or {})
+    return f"capability argument {asked} is not built in" if asked else None
 
 
 def bridge(conf: Mapping[str, Any]) -> Bridge:
-    """The typed form of a configuration that `refusal` has passed."""
+    """A bridge network. Invalid or msgspec.ValidationError for what we do not know."""
     read = msgspec.convert(_options(conf), _BridgeConf, strict=True)
     unknown = {
         "vlan": read.vlan,
@@ -185,7 +205,7 @@ def _route(read: _RouteConf) -> Route:
 
 
 def portmap(conf: Mapping[str, Any]) -> Portmap:
-    """The typed form of a configuration that `refusal` has passed."""
+    """Port mapping. Invalid or msgspec.ValidationError for what we do not know."""
     read = msgspec.convert(_options(conf), _PortmapConf, strict=True)
     _refuse(
         {
@@ -198,9 +218,10 @@ def portmap(conf: Mapping[str, Any]) -> Portmap:
     return Portmap(read.snat)
 
 
-def loopback(conf: Mapping[str, Any]) -> None:
+def loopback(conf: Mapping[str, Any]) -> Loopback:
     """Nothing to configure: any option is one that we do not know."""
     msgspec.convert(_options(conf), _LoopbackConf, strict=True)
+    return Loopback()
 
 
 def _options(conf: Mapping[str, Any]) -> dict[str, Any]:
@@ -219,7 +240,11 @@ def _refuse(asked: Mapping[str, object]) -> None:
             raise Invalid(f"option {option} is not built in")
 
 
-_PARSERS = {"bridge": bridge, "portmap": portmap, "loopback": loopback}
+_PARSERS: dict[str, Callable[[Mapping[str, Any]], Program]] = {
+    "bridge": bridge,
+    "portmap": portmap,
+    "loopback": loopback,
+}
 
 
 def resolv_conf(text: str) -> Dns:

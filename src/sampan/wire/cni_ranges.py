@@ -87,17 +87,17 @@ def _no_overlap(first: RangeSet, second: RangeSet) -> None:
 
 
 def parse_range(conf: RangeConf) -> Range:
-    """A range with its defaults: all of the subnet but network and broadcast; first address is the gateway."""
+    """A range with its defaults: all of the subnet but network and broadcast; the gateway is its first."""
     try:
         subnet = ip_network(conf.subnet)  # refuses host bits
+        if subnet.prefixlen > subnet.max_prefixlen - 2:
+            raise ValueError("the subnet is too small to allocate from")
         start = ip_address(conf.range_start) if conf.range_start else subnet[1]
         last = subnet[-2] if subnet.version == 4 else subnet[-1]
         end = ip_address(conf.range_end) if conf.range_end else last
         gateway = ip_address(conf.gateway) if conf.gateway else subnet[1]
-    except (ValueError, IndexError) as error:
+    except ValueError as error:
         raise Invalid(f"range {conf.subnet}: {error}") from None
-    if subnet.prefixlen > subnet.max_prefixlen - 2:
-        raise Invalid(f"subnet {subnet} is too small to allocate from")
     for name, address in (("rangeStart", start), ("rangeEnd", end)):
         if address not in subnet:
             raise Invalid(f"{name} {address} is not in {subnet}")

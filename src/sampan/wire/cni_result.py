@@ -120,7 +120,8 @@ def convert(result: Result, version: str) -> Result:
         interfaces = tuple(
             msgspec.structs.replace(each, mtu=0, socket_path="", pci_id="") for each in interfaces
         )
-    return msgspec.structs.replace(result, cni_version=version, ips=ips, interfaces=interfaces)
+    dns = NO_DNS if result.dns == NO_DNS else result.dns  # the default itself, which is not written
+    return msgspec.structs.replace(result, cni_version=version, ips=ips, interfaces=interfaces, dns=dns)
 
 
 def encode(result: Result) -> bytes:

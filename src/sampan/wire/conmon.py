@@ -95,7 +95,7 @@ def created(line: bytes) -> tuple[int, str]:
     """(pid of the container's init, "") or (0, why it was not created), from the line on the sync pipe."""
     try:
         said = _sync.decode(line)
-    except msgspec.MsgspecError:  # the runtime's message was not UTF-8, or was cut
+    except (msgspec.MsgspecError, UnicodeDecodeError):  # the runtime's message was not UTF-8, or was cut
         return _created_loosely(line)
     pid = said.pid if said.pid is not None else said.data
     return (pid, "") if pid is not None and pid > 0 else (0, said.message.strip())
@@ -105,7 +105,8 @@ def _created_loosely(line: bytes) -> tuple[int, str]:
     message = re.search(rb'"message": *"(.*)', line, re.DOTALL)
     if message is None:
         return 0, ""
-    return 0, message[1].decode("utf-8", "replace").strip().removesuffix('"}').strip()
+    words = message[1].decode("utf-8", "replace").strip().removesuffix('"}')
+    return 0, words.replace("\\n", "\n").replace('\\"', '"').strip()
 
 
 def exit_code(text: bytes) -> int | None:

@@ -69,7 +69,8 @@ def _decode(auth: str) -> tuple[str, str]:
 
 
 def _host_of(address: str) -> str:
-    """The host (and port) of a server address, which may be a URL: https://index.docker.io/v1/ is docker.io."""
+    """The host (and port) of a server address, which may be a URL: https://index.docker.io/v1/ is
+    docker.io."""
     _, _, rest = address.rpartition("://")
     return _canonical(rest.partition("/")[0])
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 JOINED_LIMIT = 1 << 20  # bytes of one line that are put together; a longer one is given in pieces
-_RECORD = re.compile(rb"([^ \n]+) (stdout|stderr) ([^ \n]+) (.*)\n?", re.DOTALL)
+_RECORD = re.compile(rb"([^ \n]+) (stdout|stderr) ([^ \n]+) ([^\n]*)\n?")
 _TIME = re.compile(
     rb"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.([0-9]{1,9}))?(Z|[+-][0-9]{2}:[0-9]{2})"
 )

@@ -23,7 +23,7 @@ class _Hooks(msgspec.Struct, frozen=True):
 
 class _Linux(msgspec.Struct, frozen=True, rename="camel"):
     cgroups_path: str = ""
-    intel_rdt: msgspec.Raw | None = None
+    intel_rdt: object = None
 
 
 class Config(msgspec.Struct, frozen=True):
@@ -57,7 +57,7 @@ def status(text: bytes) -> Status | None:
     """Parse a status file; None if it is torn (crun was killed)."""
     try:
         return _status.decode(text)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
 
 
@@ -65,7 +65,7 @@ def config(text: bytes) -> Config | None:
     """Parse a config.json; None if it is none."""
     try:
         return _config.decode(text)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
 
 
@@ -75,7 +75,7 @@ def errors(log: bytes) -> str:
     for line in log.split(b"\n"):
         try:
             entry = _log_line.decode(line)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError):
             continue
         if entry.level == "error":
             found.append(entry.msg)

@@ -1,4 +1,5 @@
-"""The texts of the registry protocol (OCI distribution-spec; RFC 9110 for its HTTP): addresses, challenges, tokens.
+"""The texts of the registry protocol (OCI distribution-spec; RFC 9110 for its HTTP): addresses, challenges,
+tokens.
 
 Not its requests: `host.registry` makes those. Whatever a registry sends is judged here before it is used.
 """
@@ -26,7 +27,7 @@ _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-[0-9]{1,19}/(?:[0-9]{1,19}|\*)
 _ERROR_CODE = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 
 
-# --- where to ask -------------------------------------------------------------------------------------------
+# --- where to ask -----------------------------------------------------------------------------------------
 
 
 def manifest_url(host: Host, reference: Reference, target: str) -> str:
@@ -58,7 +59,7 @@ def redact(url: str) -> str:
     return quote(f"{parts.scheme}://{host}{port}{parts.path}"[:300], safe=":/%[]@!$&'()*+,;=~-._")
 
 
-# --- who may ask --------------------------------------------------------------------------------------------
+# --- who may ask ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,8 @@ class Challenge:
 
 
 def challenges(headers: Sequence[str]) -> list[Challenge]:
-    """The challenges of all WWW-Authenticate headers, in order; what cannot be read is passed over (RFC 9110 11.6.1)."""
+    """The challenges of all WWW-Authenticate headers, in order; what cannot be read is passed over (RFC 9110
+    11.6.1)."""
     found: list[Challenge] = []
     for header in headers:
         text = header[:CHALLENGES_LIMIT]
@@ -120,11 +122,12 @@ def token(data: bytes, what: str) -> str:
     return found
 
 
-# --- answers ------------------------------------------------------------------------------------------------
+# --- answers ----------------------------------------------------------------------------------------------
 
 
 def retry_after(value: str, now: float) -> float | None:
-    """Seconds to wait by a Retry-After header (RFC 9110 10.2.3), given the wall clock; None if it says nothing."""
+    """Seconds to wait by a Retry-After header (RFC 9110 10.2.3), given the wall clock; None if it says
+    nothing."""
     if re.fullmatch(r"[0-9]{1,9}", value):
         return float(value)
     try:
@@ -140,7 +143,8 @@ def range_start(content_range: str) -> int | None:
 
 
 def error_codes(body: bytes) -> str:
-    """The error codes in a registry's answer ("TOOMANYREQUESTS"), nothing else of it: the rest might echo a secret."""
+    """The error codes in a registry's answer ("TOOMANYREQUESTS"), nothing else of it: the rest might echo a
+    secret."""
     try:
         value = strict_json.loads(body, "error", 64 << 10)
         codes = [entry["code"] for entry in value["errors"]]

@@ -1,6 +1,6 @@
 """hosts.toml: which hosts serve a registry's images, as containerd documents it (docs/hosts.md).
 
-    server = "https://registry-1.docker.io"          # the registry itself, asked last; left out: https://<its name>
+    server = "https://registry-1.docker.io"          # the registry itself, asked last; if left out: https
     [host."https://mirror.example:5000"]             # asked first, in the order of the file
       capabilities = ["pull", "resolve"]
       ca = "mirror.crt"                              # relative to this file; a list is fine
@@ -11,8 +11,8 @@
       [host."https://mirror.example:5000".header]
         x-example = ["value"]
 
-Not the directories they are in: `host.registry_hosts` reads those. Keys that are unknown are passed over: the files
-are shared with other runtimes, which may know more.
+Not the directories they are in: `host.registry_hosts` reads those. Keys that are unknown are passed over: the
+files are shared with other runtimes, which may know more.
 """
 
 import re
@@ -99,7 +99,8 @@ def from_certificates(domain: str, directory: str, names: list[str]) -> tuple[Ho
 
 
 def directories(domain: str) -> tuple[str, ...]:
-    """The names a domain's directory may have, the first that exists counts: a port's colon is awkward in some."""
+    """The names a domain's directory may have, the first that exists counts: a port's colon is awkward in
+    some."""
     name, colon, port = domain.rpartition(":")
     if colon and port.isascii() and port.isdigit():
         return f"{name}_{port}_", domain, "_default"

@@ -1,7 +1,8 @@
-"""The config of an image (OCI image-spec config.md, Docker's image.json): what it promises, and its chain of layers.
+"""The config of an image (OCI image-spec config.md, Docker's image.json): what it promises, and its chain of
+layers.
 
-All of it is untrusted. What no container could use is refused or dropped here; what depends on the container (the
-user's number, the working directory) is kept raw and judged when one is made.
+All of it is untrusted. What no container could use is refused or dropped here; what depends on the container
+(the user's number, the working directory) is kept raw and judged when one is made.
 """
 
 import hashlib
@@ -72,7 +73,8 @@ def parse(data: bytes, what: str) -> ParsedConfig:
 
 
 def chain_ids(diff_ids: Sequence[str]) -> tuple[str, ...]:
-    """The chain id of each layer: a name for it and everything below (image-spec config.md, "Layer ChainID")."""
+    """The chain id of each layer: a name for it and everything below (image-spec config.md, "Layer
+    ChainID")."""
     chain: list[str] = []
     for diff_id in diff_ids:
         below = chain[-1] if chain else ""

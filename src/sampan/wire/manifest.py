@@ -1,7 +1,8 @@
-"""Manifests and indexes (OCI image-spec, Docker image manifest v2 schema 2): reading them and choosing a platform.
+"""Manifests and indexes (OCI image-spec, Docker image manifest v2 schema 2): reading them and choosing a
+platform.
 
-Not the image's config, which `wire.image_config` reads. The kind of a document is told by its own body, never by a
-header, and a body that could be read two ways is refused (GHSA-5j5w-g665-5m35).
+Not the image's config, which `wire.image_config` reads. The kind of a document is told by its own body, never
+by a header, and a body that could be read two ways is refused (GHSA-5j5w-g665-5m35).
 """
 
 from collections.abc import Mapping, Sequence
@@ -48,6 +49,20 @@ class Platform(msgspec.Struct, frozen=True):
         return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
 
 
+_ARM = tuple(Platform("linux", "arm", variant) for variant in ("v8", "v7", "v6", "v5"))
+_386 = (Platform("linux", "386"),)
+_PLATFORMS = {  # those that Go names otherwise than uname, and those that run others' programs too
+    "x86_64": (Platform("linux", "amd64"), *_386),
+    "aarch64": (Platform("linux", "arm64"), *_ARM),
+    "armv8l": _ARM,
+    "armv7l": _ARM[1:],
+    "armv6l": _ARM[2:],
+    "i386": _386,
+    "i686": _386,
+    "loongarch64": (Platform("linux", "loong64"),),
+}
+
+
 class Descriptor(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A typed pointer to content: its digest and its exact size in bytes."""
 
@@ -88,7 +103,8 @@ def parse(data: bytes, what: str) -> Manifest | Index:
 
 
 def choose(index: Index, machine: str, what: str) -> Descriptor:
-    """The entry of `index` that suits this machine (`uname -m`) best. Raises NotFound naming what there is."""
+    """The entry of `index` that suits this machine (`uname -m`) best. Raises NotFound naming what there
+    is."""
     wanted = platforms(machine)
     best: tuple[int, Descriptor] | None = None
     for entry in index.manifests:
@@ -105,28 +121,12 @@ def choose(index: Index, machine: str, what: str) -> Descriptor:
 
 def platforms(machine: str) -> tuple[Platform, ...]:
     """What a machine (`uname -m`) can run, the best first, as containerd's default platform order has it."""
-    arm = tuple(Platform("linux", "arm", variant) for variant in ("v8", "v7", "v6", "v5"))
-    match machine:
-        case "x86_64":
-            return Platform("linux", "amd64"), Platform("linux", "386")
-        case "aarch64":
-            return Platform("linux", "arm64"), *arm
-        case "armv8l":
-            return arm
-        case "armv7l":
-            return arm[1:]
-        case "armv6l":
-            return arm[2:]
-        case "i386" | "i686":
-            return (Platform("linux", "386"),)
-        case "loongarch64":
-            return (Platform("linux", "loong64"),)
-        case _:
-            return (Platform("linux", machine),)  # ppc64le, riscv64, s390x are named alike
+    return _PLATFORMS.get(machine) or (Platform("linux", machine),)
 
 
 def runs_here(platform: Platform, machine: str) -> bool:
-    """Whether an image that says it is for `platform` suits the machine. What it does not say is not held against it."""
+    """Whether an image that says it is for `platform` suits the machine. What it does not say is not held
+    against it."""
     if platform.os not in ("", "linux"):
         return False
     return not platform.architecture or any(_suits(platform, wanted) for wanted in platforms(machine))
@@ -137,7 +137,8 @@ def _refuse_ambiguous(body: Mapping[str, Any], what: str) -> None:
         raise Invalid(f"{what} has keys that differ only in case")
     if body.get("schemaVersion") == 1 or "fsLayers" in body:
         raise Invalid(
-            f"{what} is a Docker schema 1 manifest, a format retired in 2017: push the image again with a current tool"
+            f"{what} is a Docker schema 1 manifest, a format retired in 2017: "
+            "push the image again with a current tool"
         )
     if "manifests" in body and ("layers" in body or "config" in body):
         raise Invalid(f"{what} could be read as a manifest and as an index")
@@ -229,7 +230,8 @@ MAGIC_SIZE = 4
 
 
 def compression(head: bytes) -> str:
-    """How a layer is compressed, by its first bytes; media types are wrong often enough that peers do the same."""
+    """How a layer is compressed, by its first bytes; media types are wrong often enough that peers do the
+    same."""
     if head.startswith(GZIP_MAGIC):
         return "gzip"
     return "zstd" if head.startswith(ZSTD_MAGIC) else "none"

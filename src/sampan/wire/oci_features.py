@@ -19,6 +19,9 @@ class _MountExtensions(msgspec.Struct, frozen=True):
 
 class _Linux(msgspec.Struct, frozen=True, rename="camel"):
     mount_extensions: _MountExtensions = _MountExtensions()
+    seccomp: _Switch = _Switch()
+    apparmor: _Switch = _Switch()
+    selinux: _Switch = _Switch()
 
 
 class _Features(msgspec.Struct, frozen=True, rename="camel"):
@@ -27,33 +30,51 @@ class _Features(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Features(msgspec.Struct, frozen=True, kw_only=True):
-    """What an OCI runtime can do. `built_with` holds SYSTEMD, SELINUX, APPARMOR, SECCOMP, …"""
+    """What an OCI runtime can do."""
 
     version: tuple[int, ...] = ()
-    built_with: frozenset[str] = frozenset()
+    seccomp: bool = False
+    apparmor: bool = False
+    selinux: bool = False
     recursive_read_only: bool = False
     idmapped_mounts: bool = False
 
 
 def version(output: bytes) -> tuple[int, ...]:
     """The number of `crun version 1.8.1`, `conmon version 2.1.12`, `tini version 0.1.7_catatonit`; () if
-    there is none."""
+    none."""
     found = _VERSION.search(output.decode("utf-8", "replace"))
     return tuple(int(part) for part in found[1].split(".")) if found else ()
 
 
 def features(version_output: bytes, features_output: bytes | None) -> Features:
-    """From crun's `--version` and its `features`, None for a crun older than 1.8.6, which has no such
-    command.
+    """From a runtime's `--version` and its `features`, None for one without that command: a crun before
+    1.8.6.
 
-    Such a crun understands `rro` from 1.4 on; its idmapped mounts know one mapping only, so they do not count
-    (its NEWS).
+    Such a crun lists what it was built with beside its version, and understands `rro` from 1.4 on; its
+    idmapped mounts know one mapping only, so they do not count (crun's NEWS). Words we cannot read promise
+    nothing.
     """
     number = version(version_output)
     built_with = frozenset(_BUILT_WITH.findall(version_output.decode("utf-8", "replace")))
-    if features_output is None:
-        rro, idmap = number >= (1, 4), False
-    else:
-        said = msgspec.json.decode(features_output, type=_Features)
-        rro, idmap = "rro" in said.mount_options, said.linux.mount_extensions.idmap.enabled is True
-    return Features(version=number, built_with=built_with, recursive_read_only=rro, idmapped_mounts=idmap)
+    said = _parsed(features_output)
+    linux = said.linux
+    return Features(
+        version=number,
+        seccomp=_either(linux.seccomp, "SECCOMP" in built_with),
+        apparmor=_either(linux.apparmor, "APPARMOR" in built_with),
+        selinux=_either(linux.selinux, "SELINUX" in built_with),
+        recursive_read_only=number >= (1, 4) if features_output is None else "rro" in said.mount_options,
+        idmapped_mounts=_either(linux.mount_extensions.idmap, False),
+    )
+
+
+def _parsed(output: bytes | None) -> _Features:
+    try:
+        return msgspec.json.decode(output or b"{}", type=_Features)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return _Features()
+
+
+def _either(switch: _Switch, otherwise: bool) -> bool:
+    return otherwise if switch.enabled is None else switch.enabled

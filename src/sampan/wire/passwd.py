@@ -1,7 +1,8 @@
 """The user database of an image: user strings, /etc/passwd and /etc/group as bytes (passwd(5), group(5)).
 
-Never NSS: nothing of the image is run, and nothing of the host is asked. The files are untrusted, so they are searched
-as bytes, lines end at LF alone, numbers are ASCII digits in range or an error, and no search is worse than linear.
+Never NSS: nothing of the image is run, and nothing of the host is asked. The files are untrusted, so they are
+searched as bytes, lines end at LF alone, numbers are ASCII digits in range or an error, and no search is
+worse than linear.
 """
 
 import re
@@ -9,15 +10,11 @@ from dataclasses import dataclass
 
 from sampan.api import cri_pb2 as cri
 from sampan.model.errors import Invalid
-from sampan.model.user import User
+from sampan.model.user import MAX_ID, User, check, identity, in_range, number_or_name
 
 LIMIT = 10 << 20  # bytes of passwd or group that are read; the reader of the file refuses more
-MAX_ID = 2**31 - 1  # beyond it crun wraps, and (uid_t)-1 means "leave unchanged" to the kernel, which is root
 MAX_GROUPS = 65536  # NGROUPS_MAX, setgroups(2)
 
-_DIGITS = re.compile(r"[0-9]+")
-_LIKE_A_NUMBER = re.compile(r"[+-]?\d[\d_]*")  # what int() would take, in any script
-_NAME = re.compile(r"[^\x00-\x20\x7f:,/+-][^\x00-\x20\x7f:,/]{0,255}")
 _HOME = re.compile(rb"/[^\x00-\x1f\x7f:]{0,4095}")
 
 
@@ -34,8 +31,8 @@ def resolve(
 ) -> User:
     """Who a container runs as: the request's id, else its user name, else the image's `User`, else root.
 
-    `passwd` and `group` are the files of the container's root, None if absent. Raises Invalid for a user that is
-    malformed, out of range (0 to 2^31-1) or not in the files, and for a group without a user (CRI proto).
+    `passwd` and `group` are the files of the container's root, None if absent. Raises Invalid for a user that
+    is malformed, out of range (0 to 2^31-1) or not in the files, and for a group without a user (CRI proto).
     """
     check(context)
     for name, data in (("passwd", passwd), ("group", group)):
@@ -55,36 +52,9 @@ def resolve(
     return User(uid, gid, (gid, *others), account.home if account else "/")
 
 
-def check(context: cri.LinuxContainerSecurityContext) -> None:
-    """Raise Invalid if the user of this request is wrong whatever the image holds."""
-    field = "linux.security_context"
-    named = bool(context.run_as_username)
-    if named and context.HasField("run_as_user"):
-        raise Invalid(f"{field}: run_as_user and run_as_username exclude each other")
-    if context.HasField("run_as_group") and not named and not context.HasField("run_as_user"):
-        raise Invalid(f"{field}.run_as_group is given without run_as_user or run_as_username")
-    if named:
-        _number_or_name(context.run_as_username, f"{field}.run_as_username")
-    if context.HasField("run_as_user"):
-        _in_range(context.run_as_user.value, f"{field}.run_as_user")
-    if context.HasField("run_as_group"):
-        _in_range(context.run_as_group.value, f"{field}.run_as_group")
-    for gid in context.supplemental_groups:
-        _in_range(gid, f"{field}.supplemental_groups")
-    if context.supplemental_groups_policy not in (cri.Merge, cri.Strict):
-        raise Invalid(f"{field}.supplemental_groups_policy {context.supplemental_groups_policy} is unknown")
-
-
 def image_identity(user: str) -> tuple[int | None, str]:
-    """What ImageStatus says of an image's `User`: (uid, "") of a number, (None, name) of anything else, and (0, "")
-    where the image names none. Never raises; what a create would refuse is shown as a name, which no
-    runAsNonRoot check passes."""
-    name, _, _ = user.partition(":")
-    if not user:
-        return 0, ""
-    if _DIGITS.fullmatch(name) and len(name) <= 10 and int(name) <= MAX_ID:
-        return int(name), ""
-    return None, name or user
+    """What ImageStatus says of an image's `User`; see `model.user.identity`."""
+    return identity(user)
 
 
 def _asked(image_user: str, context: cri.LinuxContainerSecurityContext) -> tuple[int | str, int | str]:
@@ -93,26 +63,12 @@ def _asked(image_user: str, context: cri.LinuxContainerSecurityContext) -> tuple
     if context.HasField("run_as_user"):
         return context.run_as_user.value, group
     if context.run_as_username:
-        return _number_or_name(context.run_as_username, "run_as_username"), group
+        return number_or_name(context.run_as_username, "run_as_username"), group
     if not image_user:
         return 0, ""
     user, colon, image_group = image_user.partition(":")
     what = f"the image's user {image_user[:64]!r}"
-    return _number_or_name(user, what), _number_or_name(image_group, what) if colon and image_group else ""
-
-
-def _number_or_name(text: str, what: str) -> int | str:
-    if _DIGITS.fullmatch(text):
-        return _in_range(int(text) if len(text) <= 10 else MAX_ID + 1, what)
-    if _LIKE_A_NUMBER.fullmatch(text) or not _NAME.fullmatch(text):
-        raise Invalid(f"{what}: {text[:64]!r} is neither a number nor a name")
-    return text
-
-
-def _in_range(value: int, what: str) -> int:
-    if not 0 <= value <= MAX_ID:
-        raise Invalid(f"{what} is out of range: ids go from 0 to {MAX_ID}")
-    return value
+    return number_or_name(user, what), number_or_name(image_group, what) if colon and image_group else ""
 
 
 def _account(user: int | str, passwd: bytes) -> tuple[_Account | None, int]:
@@ -150,11 +106,12 @@ def _memberships(name: bytes, database: bytes) -> set[int]:
 def _field(digits: bytes, who: int | str) -> int:
     """An id as the files spell it; too large is an error, not another user."""
     what = f"an id of {who!r} in the image's user database"
-    return _in_range(int(digits) if len(digits) <= 10 else MAX_ID + 1, what)
+    return in_range(int(digits) if len(digits) <= 10 else MAX_ID + 1, what)
 
 
 def _home(path: bytes) -> str:
-    """The home directory, or "/" where it could not stand in an environment (CVE-2022-4318, CVE-2026-15809)."""
+    """The home directory, or "/" where it could not stand in an environment (CVE-2022-4318,
+    CVE-2026-15809)."""
     try:
         return path.decode() if _HOME.fullmatch(path) else "/"
     except UnicodeDecodeError:

@@ -1,5 +1,5 @@
-"""Image references and digests, by the grammar of the distribution project (docs: reference/reference.go, names of
-the OCI distribution-spec). Not a resolver: nothing here knows which images exist.
+"""Image references and digests, by the grammar of the distribution project (docs: reference/reference.go,
+names of the OCI distribution-spec). Not a resolver: nothing here knows which images exist.
 
 Every test is a `fullmatch` over ASCII: `$` would let a trailing newline through, `\\w` other alphabets.
 """
@@ -25,7 +25,8 @@ _ID_PREFIX = re.compile(r"(?:sha256:)?([0-9a-f]{3,64})")
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A reference in full: domain and path are always there, and a tag or a digest (or both: then the digest wins)."""
+    """A reference in full: domain and path are always there, and a tag or a digest (or both: then the digest
+    wins)."""
 
     domain: str
     path: str
@@ -56,7 +57,8 @@ class Reference:
 
 
 def parse(text: str) -> Reference:
-    """The reference that `text` is short for: docker.io, library/ and :latest are what is left out. Raises Invalid."""
+    """The reference that `text` is short for: docker.io, library/ and :latest are what is left out. Raises
+    Invalid."""
     if len(text) > REFERENCE_LIMIT:
         raise Invalid(f"image reference of {len(text)} characters; the limit is {REFERENCE_LIMIT}")
     if _ID.fullmatch(text):

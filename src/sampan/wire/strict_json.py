@@ -1,7 +1,7 @@
 """The one way JSON from a registry or an archive is read: capped, unambiguous, typed.
 
-`json` alone takes duplicate keys (the last wins), NaN and nesting without end; two programs that read the same bytes
-must not see two images (GHSA-5j5w-g665-5m35). Every failure is `Invalid`.
+`json` alone takes duplicate keys (the last wins), NaN and nesting without end; two programs that read the
+same bytes must not see two images (GHSA-5j5w-g665-5m35). Every failure is `Invalid`.
 """
 
 import json

@@ -8,7 +8,7 @@ MiB of resident memory, a quarter of the daemon, for a dozen message types. Sour
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 
 ROUTE = 0
@@ -93,9 +93,7 @@ class Netlink:
     def request(self, kind: int, payload: bytes, flags: int = 0, what: str = "") -> list[bytes]:
         """Send one request and read to its acknowledgement; the answers' payloads. OSError names `what`."""
         self._sequence += 1
-        size = _HEADER.size + len(payload)
-        header = _HEADER.pack(size, kind, flags | REQUEST | ACK, self._sequence, 0)
-        self._socket.send(header + payload)
+        self._socket.send(_message(kind, flags | ACK, payload, self._sequence))
         answers: list[bytes] = []
         while True:
             for sequence, answer_kind, answer_flags, answer in _messages(self._socket.recv(_RECEIVE)):
@@ -108,29 +106,26 @@ class Netlink:
                 else:
                     answers.append(answer)
 
-    def batch(self, messages: list[bytes], what: str = "") -> None:
-        """Send messages that take effect together or not at all; raises the first error reported.
+    def batch(self, messages: Sequence[tuple[int, int, bytes]], what: str = "") -> None:
+        """Send messages (kind, flags, payload) that take effect together or not at all; raises the first error.
 
-        `messages` are whole, from `message`. The kernel works them off before `send` returns.
+        It has done so before `send` returns.
         """
-        self._socket.send(b"".join(messages))
+        self._sequence += 1
+        self._socket.send(b"".join(_message(*message, self._sequence) for message in messages))
         while True:
             try:
                 data = self._socket.recv(_RECEIVE, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return
-            for _, kind, flags, answer in _messages(data):
-                if kind == _ERROR:
+            for sequence, kind, flags, answer in _messages(data):
+                if kind == _ERROR and sequence == self._sequence:
                     _raise(answer, flags, what)
 
 
-def message(kind: int, flags: int, payload: bytes) -> bytes:
-    """One message of a batch."""
-    return (
-        _HEADER.pack(_HEADER.size + len(payload), kind, flags | REQUEST, 0, 0)
-        + payload
-        + bytes(-len(payload) % 4)
-    )
+def _message(kind: int, flags: int, payload: bytes, sequence: int) -> bytes:
+    size = _HEADER.size + len(payload)
+    return _HEADER.pack(size, kind, flags | REQUEST, sequence, 0) + payload + bytes(-size % 4)
 
 
 def _messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:

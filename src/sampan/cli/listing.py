@@ -1,0 +1,71 @@
+"""`ps`, `pods` and `images`: what is there."""
+
+import time
+
+import click
+from google.protobuf.json_format import MessageToJson
+from google.protobuf.message import Message
+
+from sampan.api import cri_pb2 as cri
+from sampan.cli import naming, tables
+from sampan.cli.invocation import Invocation, json_option
+
+
+def as_json(message: Message) -> str:
+    """The message as the JSON of its proto, all fields."""
+    return MessageToJson(message, always_print_fields_with_no_presence=True, ensure_ascii=False)
+
+
+@click.command("ps")
+@click.option("-a", "--all", "everything", is_flag=True, help="Those that have exited, too.")
+@click.option("-q", "--quiet", is_flag=True, help="Only ids.")
+@click.option("--pod", "pod_word", metavar="POD", help="Only those of this pod.")
+@json_option
+@click.pass_obj
+def ps_command(invocation: Invocation, everything: bool, quiet: bool, pod_word: str | None) -> None:
+    """List containers: those that run or wait to, or all."""
+    client = invocation.client
+    pods = client.pods()
+    found = client.containers()
+    if pod_word is not None:
+        pod = naming.pod(pod_word, pods)
+        found = [each for each in found if each.pod_sandbox_id == pod.id]
+    if not everything:
+        found = [each for each in found if each.state in (cri.CONTAINER_CREATED, cri.CONTAINER_RUNNING)]
+    if invocation.as_json:
+        click.echo(as_json(cri.ListContainersResponse(containers=found)))
+    elif quiet:
+        click.echo("".join(f"{each.id}\n" for each in found), nl=False)
+    else:
+        click.echo(tables.containers(found, pods, time.time_ns()), nl=False)
+
+
+@click.command("pods")
+@click.option("-q", "--quiet", is_flag=True, help="Only ids.")
+@json_option
+@click.pass_obj
+def pods_command(invocation: Invocation, quiet: bool) -> None:
+    """List pods."""
+    found = invocation.client.pods()
+    if invocation.as_json:
+        click.echo(as_json(cri.ListPodSandboxResponse(items=found)))
+    elif quiet:
+        click.echo("".join(f"{each.id}\n" for each in found), nl=False)
+    else:
+        click.echo(tables.pods(found, time.time_ns()), nl=False)
+
+
+@click.command("images")
+@click.option("-q", "--quiet", is_flag=True, help="Only ids.")
+@json_option
+@click.pass_obj
+def images_command(invocation: Invocation, quiet: bool) -> None:
+    """List images."""
+    client = invocation.client
+    response = client.call(client.images.ListImages, cri.ListImagesRequest())
+    if invocation.as_json:
+        click.echo(as_json(response))
+    elif quiet:
+        click.echo("".join(f"{each.id}\n" for each in response.images), nl=False)
+    else:
+        click.echo(tables.images(response.images), nl=False)

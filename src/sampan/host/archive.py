@@ -1,0 +1,216 @@
+"""Image archives on disk: the port `Archives`. Nothing in one is taken out by its name: a tar stays one file
+in which places are looked up, a directory is read by the few names that the layout allows, no link followed.
+
+What the content means is `wire.archive`.
+"""
+
+import os
+import stat
+import tempfile
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import zstandard
+from isal import igzip
+
+from sampan.host.threads import in_slow_thread, in_thread
+from sampan.model.errors import Exhausted, Invalid
+from sampan.runtime.ports import ArchivedImage, LayerSource
+from sampan.tasks import finish, step
+from sampan.wire import archive
+from sampan.wire.manifest import GZIP_MAGIC, ZSTD_MAGIC
+from sampan.wire.tar_index import TarIndex
+
+PIECE = 1 << 20  # bytes read or written at once
+RESERVE = 512 << 20  # bytes of disk that an archive on its way in leaves free
+CHECK_EVERY = 64 << 20  # bytes written between two looks at the free space
+ZSTD_WINDOW = 128 << 20  # bytes; what `zstd --long=27` needs, and no more
+
+
+class Archives:
+    """Reads image archives; what streams in is kept in `scratch` while it is read."""
+
+    def __init__(self, scratch: Path) -> None:
+        self._scratch = scratch
+
+    @asynccontextmanager
+    async def open(
+        self, source: Path | AsyncIterator[bytes], machine: str
+    ) -> AsyncIterator[Sequence[ArchivedImage]]:
+        """The images in a directory, in a file, or in what streams in."""
+        if isinstance(source, Path) and await in_thread(source.is_dir):
+            yield await _images(_Directory(source), machine)
+            return
+        with _scratch_file(self._scratch) as tar:
+            if isinstance(source, Path):
+                await finish(in_slow_thread(_expand, source, tar))
+            else:
+                await self._receive(source, tar)
+            yield await _images(await in_slow_thread(_Tar, tar), machine)
+
+    async def _receive(self, stream: AsyncIterator[bytes], tar: BinaryIO) -> None:
+        """Write the stream to disk, then expand it: a bomb then costs disk that is watched, not memory."""
+        await step("image.import.receive")
+        with _scratch_file(self._scratch) as packed:
+            written = 0
+            async for piece in stream:
+                await in_thread(packed.write, piece)
+                written += len(piece)
+                if written >= CHECK_EVERY:
+                    await in_thread(_check_space, packed)
+                    written = 0
+            await in_thread(packed.flush)
+            # The thread cannot be called back: its files must stay open until it is done.
+            await finish(in_slow_thread(_expand, Path(f"/proc/self/fd/{packed.fileno()}"), tar))
+
+
+class _Store(Protocol):
+    """Files by name."""
+
+    def read(self, name: str, limit: int) -> bytes | None: ...
+
+    def opener(self, name: str) -> Callable[[], AsyncGenerator[bytes, None]]: ...
+
+
+async def _images(store: _Store, machine: str) -> list[ArchivedImage]:
+    found = await in_slow_thread(archive.images, store.read, machine)
+    return [
+        ArchivedImage(
+            image.tags,
+            image.digests,
+            image.config,
+            tuple(LayerSource(layer.digest, layer.size, store.opener(layer.file)) for layer in image.layers),
+        )
+        for image in found
+    ]
+
+
+class _Tar:
+    """A tar in an open file."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._fd = file.fileno()
+        self._index = TarIndex(self._pread, os.fstat(self._fd).st_size)
+
+    def _pread(self, offset: int, size: int) -> bytes:
+        return os.pread(self._fd, size, offset)
+
+    def read(self, name: str, limit: int) -> bytes | None:
+        place = self._index.find(name)
+        if place is None:
+            return None
+        if place.size > limit:
+            raise Invalid(f"{name[:200]!r} in the archive has {place.size} bytes; the limit is {limit}")
+        return self._pread(place.offset, place.size)
+
+    def opener(self, name: str) -> Callable[[], AsyncGenerator[bytes, None]]:
+        place = self._index.find(name)
+        if place is None:
+            raise Invalid(f"layer {name[:200]!r}, which the archive refers to, is not in it")
+        return lambda: _pieces(self._fd, place.offset, place.size)
+
+
+@dataclass(frozen=True, slots=True)
+class _Directory:
+    """An OCI layout as a directory."""
+
+    path: Path
+
+    def read(self, name: str, limit: int) -> bytes | None:
+        try:
+            fd = self._open(name)
+        except FileNotFoundError:
+            return None
+        with os.fdopen(fd, "rb") as file:
+            data = file.read(limit + 1)
+        if len(data) > limit:
+            raise Invalid(f"{name[:200]!r} in {self.path} is larger than {limit} bytes")
+        return data
+
+    def opener(self, name: str) -> Callable[[], AsyncGenerator[bytes, None]]:
+        return lambda: self._stream(name)
+
+    async def _stream(self, name: str) -> AsyncGenerator[bytes, None]:
+        fd = await in_thread(self._open, name)
+        try:
+            async for piece in _pieces(fd, 0, os.fstat(fd).st_size):
+                yield piece
+        finally:
+            os.close(fd)
+
+    def _open(self, name: str) -> int:
+        """Open a regular file, refusing a link at every step of the way."""
+        *directories, last = name.split("/")
+        if not all(part and part not in (".", "..") for part in (*directories, last)):
+            raise Invalid(f"{name[:200]!r} is no file of an OCI layout")
+        fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for part, kind in ((part, os.O_DIRECTORY) for part in directories):
+                fd = _step_into(fd, part, kind)
+            fd = _step_into(fd, last, os.O_NONBLOCK)
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise Invalid(f"{name[:200]!r} in {self.path} is no regular file")
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+
+def _step_into(fd: int, name: str, flags: int) -> int:
+    below = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | flags, dir_fd=fd)
+    os.close(fd)
+    return below
+
+
+async def _pieces(fd: int, offset: int, size: int) -> AsyncGenerator[bytes, None]:
+    end = offset + size
+    while offset < end:
+        piece = await in_thread(os.pread, fd, min(PIECE, end - offset), offset)
+        if not piece:
+            raise Invalid("the archive is cut short")
+        offset += len(piece)
+        yield piece
+
+
+@contextmanager
+def _scratch_file(directory: Path) -> Iterator[BinaryIO]:
+    """A file without a name: it is gone with the daemon, whatever happens."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=directory, prefix="import-") as file:
+        yield file
+
+
+def _expand(packed: Path, tar: BinaryIO) -> None:
+    """Copy an archive into `tar`, uncompressed."""
+    try:
+        with packed.open("rb") as raw:
+            head = raw.read(4)
+            raw.seek(0)
+            if head.startswith(GZIP_MAGIC):
+                _copy(igzip.IGzipFile(fileobj=raw).read, tar)  # type: ignore[no-untyped-call]
+            elif head.startswith(ZSTD_MAGIC):
+                _copy(zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW).stream_reader(raw).read, tar)
+            else:
+                _copy(raw.read, tar)
+    except (igzip.BadGzipFile, zstandard.ZstdError, EOFError) as error:
+        raise Invalid(f"the archive's compression is damaged: {error}") from None
+
+
+def _copy(read: Callable[[int], bytes], tar: BinaryIO) -> None:
+    written = 0
+    while piece := read(PIECE):
+        tar.write(piece)
+        written += len(piece)
+        if written >= CHECK_EVERY:
+            _check_space(tar)
+            written = 0
+    tar.flush()
+
+
+def _check_space(file: BinaryIO) -> None:
+    disk = os.fstatvfs(file.fileno())
+    if disk.f_bavail * disk.f_frsize < RESERVE:
+        raise Exhausted(f"the disk has less than {RESERVE >> 20} MiB left; the archive does not fit on it")

@@ -1,0 +1,142 @@
+"""What images an archive holds: OCI layouts (image-spec image-layout.md) and what `docker save` writes.
+
+Reads by a function that knows names, and touches nothing else; the files are `host.archive`'s business.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import msgspec
+
+from sampan.model.errors import Invalid, NotFound
+from sampan.wire import manifest, reference, strict_json
+from sampan.wire.image_config import CONFIG_LIMIT
+from sampan.wire.manifest import INDEX_DEPTH, INDEX_LIMIT, LAYERS_LIMIT, Descriptor, Index, Manifest
+from sampan.wire.strict_json import MANIFEST_LIMIT
+
+# containerd and docker write the whole reference; others, by the spec, what they like: often only the tag.
+_NAME_ANNOTATIONS = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
+
+Read = Callable[
+    [str, int], bytes | None
+]  # (name, limit in bytes) -> content; None if absent; Invalid if larger
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A layer: the name of its file, and its digest and size where the archive promises them ("", -1)."""
+
+    file: str
+    digest: str = ""
+    size: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An image in an archive: references in full, and the bytes of its config."""
+
+    tags: tuple[str, ...]
+    digests: tuple[str, ...]
+    config: bytes
+    layers: tuple[Layer, ...]
+
+
+class _Saved(msgspec.Struct, kw_only=True, rename="pascal"):
+    """An entry of docker's manifest.json."""
+
+    config: str
+    repo_tags: tuple[str, ...] | None = None
+    layers: Annotated[tuple[str, ...], msgspec.Meta(max_length=LAYERS_LIMIT)] | None = None
+
+
+def images(read: Read, machine: str) -> list[Found]:
+    """The images for `machine` (`uname -m`). Raises Invalid for what is neither kind of archive, or is
+    damaged."""
+    index = read("index.json", MANIFEST_LIMIT)
+    if index is not None and read("oci-layout", MANIFEST_LIMIT) is not None:
+        return _layout(read, index, machine)
+    saved = read("manifest.json", MANIFEST_LIMIT)
+    if saved is None:
+        raise Invalid("this is no image archive: it has neither oci-layout and index.json nor manifest.json")
+    entries = strict_json.decode(saved, list[_Saved], "manifest.json of the archive")
+    if len(entries) > INDEX_LIMIT:
+        raise Invalid(f"the archive has {len(entries)} images; the limit is {INDEX_LIMIT}")
+    return [_saved(read, entry) for entry in entries]
+
+
+def _saved(read: Read, entry: _Saved) -> Found:
+    config = _required(read, entry.config, CONFIG_LIMIT)
+    tags = tuple(reference.parse(tag).tagged for tag in entry.repo_tags or ())
+    return Found(
+        tuple(tag for tag in tags if tag), (), config, tuple(Layer(name) for name in entry.layers or ())
+    )
+
+
+def _layout(read: Read, data: bytes, machine: str) -> list[Found]:
+    index = manifest.parse(data, "index.json of the archive")
+    if not isinstance(index, Index):
+        raise Invalid("index.json of the archive is no index")
+    found = [_image(read, entry, machine) for entry in _for(index.manifests, machine)]
+    if not found:
+        raise NotFound(f"the archive has no image for {manifest.platforms(machine)[0]}")
+    return found
+
+
+def _for(entries: Sequence[Descriptor], machine: str) -> list[Descriptor]:
+    """Those for this machine, and those that do not say what they are for."""
+    return [
+        entry for entry in entries if entry.platform is None or manifest.runs_here(entry.platform, machine)
+    ]
+
+
+def _image(read: Read, entry: Descriptor, machine: str) -> Found:
+    chosen = _choose(read, entry, machine)
+    config = _blob(read, chosen.config, CONFIG_LIMIT)
+    layers = tuple(Layer(_file(layer.digest), layer.digest, layer.size) for layer in chosen.layers)
+    named = _named(entry.annotations or {})
+    tags = (named.tagged,) if named and named.tagged else ()
+    return Found(tags, (named.at(entry.digest),) if named else (), config, layers)
+
+
+def _choose(read: Read, entry: Descriptor, machine: str) -> Manifest:
+    for _ in range(INDEX_DEPTH):
+        what = f"manifest {entry.digest} of the archive"
+        found = manifest.parse(_blob(read, entry, MANIFEST_LIMIT), what)
+        if isinstance(found, Manifest):
+            return found
+        entry = manifest.choose(found, machine, what)
+    raise Invalid(f"the archive nests indexes deeper than {INDEX_DEPTH}")
+
+
+def _named(annotations: Mapping[str, str]) -> reference.Reference | None:
+    """The reference an entry is annotated with; a bare tag names nothing."""
+    for key in _NAME_ANNOTATIONS:
+        text = annotations.get(key, "")
+        if "/" in text or ":" in text:
+            try:
+                return reference.parse(text)
+            except Invalid:
+                continue
+    return None
+
+
+def _blob(read: Read, descriptor: Descriptor, limit: int) -> bytes:
+    data = _required(read, _file(descriptor.digest), limit)
+    algorithm, _, wanted = descriptor.digest.partition(":")
+    if len(data) != descriptor.size or hashlib.new(algorithm, data).hexdigest() != wanted:
+        raise Invalid(f"blob {descriptor.digest} of the archive is damaged: its content is another")
+    return data
+
+
+def _file(digest: str) -> str:
+    """Where a layout has a blob. The digest's form has been checked: it is safe in a path."""
+    return f"blobs/{digest.replace(':', '/')}"
+
+
+def _required(read: Read, name: str, limit: int) -> bytes:
+    data = read(name, limit)
+    if data is None:
+        raise Invalid(f"{name[:200]!r}, which the archive refers to, is not in it")
+    return data

@@ -1,0 +1,387 @@
+"""A streaming tar reader for image layers: ustar, v7, GNU long names, PAX, and the sparse formats.
+
+Not a general archiver: nothing is kept per entry, headers and sparse maps are capped, and whatever is damaged or unknown is
+one error, Invalid. What an entry means for a layer is `wire.layer`'s matter. Sources: POSIX pax(1p), GNU tar manual
+"Basic Tar Format" and "Storing Sparse Files". Where tools disagree we read as Go's archive/tar does, since that is
+what the other runtimes use.
+"""
+
+from collections.abc import Iterator
+from struct import Struct
+from zlib import adler32
+
+from sampan.model.errors import Invalid
+from sampan.wire.tar_sparse import MAP_LIMIT, SparseMap, from_gnu, from_pax_data, from_pax_records
+
+BLOCK = 512
+HEADER_LIMIT = 1 << 20  # bytes of one long name or PAX header; more than any file system could use
+MTIME_RANGE = (-(1 << 31), 0x37FFFFFFF)  # seconds: what ext4 can store (1901 to 2446); beyond is clamped
+
+FILE, LINK, SYMLINK, CHAR, BLOCK_DEVICE, DIRECTORY, FIFO = b"0", b"1", b"2", b"3", b"4", b"5", b"6"
+_SPARSE, _LONG_NAME, _LONG_LINK, _PAX, _PAX_GLOBAL = b"S", b"L", b"K", b"x", b"g"
+_FILES = frozenset((FILE, b"\0", b"7", _SPARSE))  # "7" is a contiguous file: a plain one to us
+_BODILESS = frozenset((LINK, SYMLINK, CHAR, BLOCK_DEVICE, DIRECTORY, FIFO))
+
+_FIELDS = Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12s")
+_ZERO = bytes(BLOCK)
+_POSIX_MAGIC = b"ustar\x0000"
+_GNU_MAGIC = b"ustar  \x00"
+_XATTR = b"SCHILY.xattr."
+
+
+class Source:
+    """Chunks of a byte stream, read as exact blocks and as pieces without a copy."""
+
+    __slots__ = ("_at", "_chunk", "_chunks")
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._chunk = b""
+        self._at = 0
+
+    def _more(self) -> bool:
+        """Load the next chunk that has bytes; False at the end of the stream."""
+        for chunk in self._chunks:
+            if chunk:
+                self._chunk, self._at = chunk, 0
+                return True
+        self._chunk, self._at = b"", 0
+        return False
+
+    def take(self, size: int) -> bytes:
+        """Exactly `size` bytes. Invalid if the stream ends before."""
+        end = self._at + size
+        found = self._chunk[self._at : end]
+        if len(found) == size:
+            self._at = end
+            return found
+        return b"".join([bytes(piece) for piece in self.pieces(size)])
+
+    def header(self) -> bytes:
+        """The next block, or nothing at the very end of the stream."""
+        if self._at >= len(self._chunk) and not self._more():
+            return b""
+        return self.take(BLOCK)
+
+    def pieces(self, size: int) -> Iterator[memoryview]:
+        """`size` bytes as views that are good until the next one is asked for."""
+        while size:
+            if self._at >= len(self._chunk) and not self._more():
+                raise Invalid(f"the archive ends in the middle of an entry: {size} more bytes were announced")
+            piece = memoryview(self._chunk)[self._at : self._at + size]
+            self._at += len(piece)
+            size -= len(piece)
+            yield piece
+
+    def skip(self, size: int) -> None:
+        """Pass over `size` bytes."""
+        end = self._at + size
+        if end <= len(self._chunk):
+            self._at = end
+            return
+        for _ in self.pieces(size):
+            pass
+
+    def rest(self) -> Iterator[memoryview]:
+        """All that is left, to the end of the stream."""
+        while self._at < len(self._chunk) or self._more():
+            piece = memoryview(self._chunk)[self._at :]
+            self._at = len(self._chunk)
+            yield piece
+
+
+class Entry:
+    """One member. `size` is the file's size; what is stored of it is `sparse`'s extents, or all of it.
+
+    `raw` is the member's header as it stood in the archive, extension headers included. Times are in ns.
+    """
+
+    __slots__ = (
+        "device",
+        "gid",
+        "kind",
+        "link",
+        "mode",
+        "mtime",
+        "name",
+        "raw",
+        "size",
+        "sparse",
+        "stored",
+        "uid",
+        "xattrs",
+    )
+
+    name: bytes
+    link: bytes
+    kind: bytes
+    mode: int
+    uid: int
+    gid: int
+    mtime: int
+    device: tuple[int, int]
+    size: int
+    stored: int
+    sparse: SparseMap | None
+    xattrs: dict[bytes, bytes]
+    raw: bytes
+
+
+class Reader:
+    """Iterates over the members of an archive; `data` gives the bytes of the member last returned."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self._left = 0  # bytes of the current member that nobody has read
+        self._padding = 0
+
+    def __iter__(self) -> Iterator[Entry]:
+        while (entry := self._next()) is not None:
+            yield entry
+
+    def data(self) -> Iterator[memoryview]:
+        """The stored bytes of the current member, as views that are good until the next one."""
+        size, self._left = self._left, 0
+        return self.source.pieces(size)
+
+    def _next(self) -> Entry | None:
+        if self._left or self._padding:
+            self.source.skip(self._left + self._padding)
+            self._left = self._padding = 0
+        raw: list[bytes] = []
+        name = link = None
+        pax: dict[bytes, bytes] = {}
+        while True:
+            block = self._block()
+            if block is None:
+                if raw:
+                    raise Invalid("the archive ends after an extension header")
+                return None
+            raw.append(block)
+            kind = block[156:157]
+            if kind == _PAX:
+                pax = pax_records(self._meta(block, raw))
+            elif kind == _LONG_NAME:
+                name = _until_nul(self._meta(block, raw))
+            elif kind == _LONG_LINK:
+                link = _until_nul(self._meta(block, raw))
+            elif kind == _PAX_GLOBAL:  # checked and passed over, as the other runtimes do
+                pax_records(self._meta(block, raw))
+            else:
+                return self._member(block, name, link, pax, raw)
+
+    def _block(self) -> bytes | None:
+        """The next header block, its checksum verified; None at the end of the archive."""
+        block = self.source.header()
+        if not block:
+            return None
+        if block == _ZERO:
+            if self.source.header() in (b"", _ZERO):
+                return None
+            raise Invalid("the archive has a lone block of zeros where a header was expected")
+        _verify(block)
+        return block
+
+    def _meta(self, block: bytes, raw: list[bytes]) -> bytes:
+        """The body of an extension header."""
+        size = number(block[124:136])
+        if not 0 <= size <= HEADER_LIMIT:
+            raise Invalid(f"an extension header of the archive claims {size} bytes; the limit is {HEADER_LIMIT}")
+        body = self.source.take(size + -size % BLOCK)
+        raw.append(body)
+        return body[:size]
+
+    def _member(
+        self, block: bytes, name: bytes | None, link: bytes | None, pax: dict[bytes, bytes], raw: list[bytes]
+    ) -> Entry:
+        entry = _from_header(block)
+        if name is not None:
+            entry.name = name
+        if link is not None:
+            entry.link = link
+        if pax:
+            _apply_pax(entry, pax)
+        if entry.size < 0:
+            raise Invalid(f"{_show(entry)} has a negative size")
+        entry.kind = _plain_kind(entry)
+        entry.stored = 0 if entry.kind in _BODILESS else entry.size
+        self._left, self._padding = entry.stored, -entry.stored % BLOCK
+        if block[156:157] == _SPARSE or b"GNU.sparse.major" in pax or b"GNU.sparse.size" in pax:
+            self._sparse(entry, block, pax, raw)
+        entry.raw = raw[0] if len(raw) == 1 else b"".join(raw)
+        return entry
+
+    def _sparse(self, entry: Entry, block: bytes, pax: dict[bytes, bytes], raw: list[bytes]) -> None:
+        """Read the sparse map of the member, wherever its format keeps it."""
+        if block[156:157] == _SPARSE:
+            found = from_gnu(block, self._extension(raw), number)
+        elif pax.get(b"GNU.sparse.major", b"0") == b"1":
+            found = from_pax_data(pax, self._inner(entry, raw))
+        else:
+            found = from_pax_records(pax)
+        found.check(entry.stored, _show(entry))
+        entry.sparse, entry.size = found, found.size
+        if b"GNU.sparse.name" in pax:
+            entry.name = _without_nul(pax[b"GNU.sparse.name"])
+
+    def _extension(self, raw: list[bytes]) -> Iterator[bytes]:
+        """Blocks that continue an old GNU sparse map."""
+        for _ in range(MAP_LIMIT // BLOCK):
+            raw.append(self.source.take(BLOCK))
+            yield raw[-1]
+        raise Invalid(f"a sparse map of the archive is larger than {MAP_LIMIT} bytes")
+
+    def _inner(self, entry: Entry, raw: list[bytes]) -> Iterator[bytes]:
+        """Blocks at the start of the member's data, where PAX 1.0 keeps the map."""
+        while entry.stored >= BLOCK:
+            entry.stored -= BLOCK
+            self._left -= BLOCK
+            raw.append(self.source.take(BLOCK))
+            yield raw[-1]
+
+
+def _from_header(block: bytes) -> Entry:
+    name, mode, uid, gid, size, mtime, _, kind, link, magic, _, _, major, minor, prefix, _ = _FIELDS.unpack(block)
+    entry = Entry()
+    entry.kind = kind
+    entry.name = _until_nul(name)
+    entry.link = _until_nul(link)
+    entry.mode = number(mode) & 0o7777
+    entry.uid = number(uid)
+    entry.gid = number(gid)
+    entry.size = number(size)
+    entry.mtime = _clamped(number(mtime), 0)
+    entry.device = (0, 0)
+    entry.sparse = None
+    entry.xattrs = {}
+    if kind in (CHAR, BLOCK_DEVICE):
+        entry.device = (number(major), number(minor))
+    if magic == _POSIX_MAGIC and prefix[0]:
+        if block[508:] == b"tar\0":  # star's variant keeps times at the end of the prefix
+            prefix = prefix[:131]
+        entry.name = _until_nul(prefix) + b"/" + entry.name
+    return entry
+
+
+def _plain_kind(entry: Entry) -> bytes:
+    """The member's type with the four ways to say "file" made one. Invalid for types that no layer may have."""
+    if entry.kind in _FILES:
+        v7_directory = entry.kind == b"\0" and entry.name.endswith(b"/")
+        return DIRECTORY if v7_directory else FILE
+    if entry.kind not in _BODILESS:
+        raise Invalid(f"{_show(entry)} is of type {entry.kind!r}, which no image layer may have")
+    return entry.kind
+
+
+def _apply_pax(entry: Entry, pax: dict[bytes, bytes]) -> None:
+    """Let PAX records override the header (POSIX pax(1p), "pax Extended Header"). Those without meaning here pass."""
+    for key, value in pax.items():
+        if key.startswith(_XATTR):
+            entry.xattrs[key[len(_XATTR) :]] = value
+        elif not value:
+            continue  # "this record is deleted": the header's own field counts
+        elif key == b"path":
+            entry.name = _without_nul(value)
+        elif key == b"linkpath":
+            entry.link = _without_nul(value)
+        elif key == b"mtime":
+            entry.mtime = _time(value)
+        elif key == b"size":
+            entry.size = decimal(value)
+        elif key == b"uid":
+            entry.uid = decimal(value)
+        elif key == b"gid":
+            entry.gid = decimal(value)
+
+
+def pax_records(body: bytes) -> dict[bytes, bytes]:
+    """The records `length key=value\\n` of a PAX header; a later one of the same key wins.
+
+    Sparse format 0.0 repeats two keys: their pairs are collected as if they came as format 0.1's single map.
+    """
+    records: dict[bytes, bytes] = {}
+    pairs: list[bytes] = []
+    at = 0
+    while at < len(body):
+        space = body.find(b" ", at, at + 20)
+        length = decimal(body[at:space]) if space > 0 else 0
+        end = at + length
+        key, equals, value = body[space + 1 : end - 1].partition(b"=")
+        if end > len(body) or end < space + 3 or body[end - 1 : end] != b"\n" or not equals or not key or b"\0" in key:
+            raise Invalid("a PAX header of the archive is malformed")
+        if key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):
+            if len(pairs) % 2 != (key == b"GNU.sparse.numbytes"):
+                raise Invalid("a sparse map of the archive is malformed: offsets and lengths do not alternate")
+            pairs.append(value)
+        else:
+            records[key] = value
+        at = end
+    if pairs:
+        records[b"GNU.sparse.map"] = b",".join(pairs)
+    return records
+
+
+def number(field: bytes) -> int:
+    """A numeric header field: octal text, or base-256 where the first bit says so. Empty is 0."""
+    text = field.strip(b" \0")
+    if text.isdigit() and b"8" not in text and b"9" not in text:
+        return int(text, 8)
+    if not text:
+        return 0
+    if field[0] & 0x80:
+        value = int.from_bytes(field, "big")
+        bits = 8 * len(field)
+        # the first bit marks the format, the second is the sign
+        value = value - (1 << bits) if field[0] & 0x40 else value - (1 << (bits - 1))
+        if -(1 << 63) <= value < 1 << 63:
+            return value
+    raise Invalid(f"a numeric field of the archive is malformed: {field!r}")
+
+
+def decimal(text: bytes) -> int:
+    """A number of at most 18 ASCII digits."""
+    if text.isdigit() and len(text) <= 18:
+        return int(text)
+    raise Invalid(f"a number in a PAX header of the archive is malformed: {text[:40]!r}")
+
+
+def _time(text: bytes) -> int:
+    """Seconds with an optional fraction, perhaps negative, as ns."""
+    whole, _, fraction = text.removeprefix(b"-").partition(b".")
+    if fraction and not fraction.isdigit():
+        raise Invalid(f"a time in a PAX header of the archive is malformed: {text[:40]!r}")
+    ns = int(fraction[:9].ljust(9, b"0")) if fraction else 0
+    seconds = decimal(whole)
+    return _clamped(-seconds, -ns) if text.startswith(b"-") else _clamped(seconds, ns)
+
+
+def _clamped(seconds: int, ns: int) -> int:
+    low, high = MTIME_RANGE
+    return min(max(seconds, low), high) * 1_000_000_000 + (ns if low < seconds < high else 0)
+
+
+def _verify(block: bytes) -> None:
+    """Check the header's sum of bytes, its own field counted as spaces. Old tars summed signed bytes."""
+    field = block[148:156]
+    # adler32's low half is a plain sum modulo 65521; 256 bytes cannot reach that
+    total = (adler32(block[:256], 0) & 0xFFFF) + (adler32(block[256:], 0) & 0xFFFF) - sum(field) + 8 * 32
+    stated = number(field)
+    if stated != total:
+        high = sum(byte > 127 for byte in block) - sum(byte > 127 for byte in field)
+        if stated != total - 256 * high:
+            raise Invalid("a header of the archive has a wrong checksum: it is damaged or no tar at all")
+
+
+def _until_nul(field: bytes) -> bytes:
+    return field.partition(b"\0")[0]
+
+
+def _without_nul(value: bytes) -> bytes:
+    if b"\0" in value:
+        raise Invalid(f"a path in a PAX header of the archive holds a NUL byte: {value[:80]!r}")
+    return value
+
+
+def _show(entry: Entry) -> str:
+    return f"entry {entry.name[:200]!r} of the archive"
+

@@ -1,0 +1,102 @@
+"""`pull`, `rmi`, `import`."""
+
+from pathlib import Path
+
+import grpc
+import pytest
+
+from sampan.api import cri_pb2 as cri
+from sampan.api import sampan_pb2 as own
+from sampan.cli import images
+from tests.cli.conftest import Sampan
+from tests.cli.fake_daemon import IMAGE_ID, FakeDaemon, Served
+
+
+def test_pull_prints_the_id_and_nothing_else_where_there_is_no_terminal(
+    sampan: Sampan, daemon: FakeDaemon
+) -> None:
+    ran = sampan("pull", "example.test/app:1")
+    assert (ran.code, ran.out, ran.err) == (0, f"{IMAGE_ID}\n", "")
+    assert daemon.requests(own.PullRequest) == [own.PullRequest(image="example.test/app:1")]
+    assert "example.test/app:1" in daemon.images
+
+
+def test_pull_goes_on_after_one_that_failed(sampan: Sampan, daemon: FakeDaemon) -> None:
+    daemon.fails["Pull"] = (grpc.StatusCode.NOT_FOUND, "the registry has no app:9")
+    ran = sampan("pull", "app:9", "app:8")
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err == "sampan: the registry has no app:9\n" * 2
+
+
+def test_pull_with_credentials(sampan: Sampan, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    sampan("pull", "--creds", "me:pass:word", "app")
+    monkeypatch.setattr("click.prompt", lambda text, **how: "typed" if how["hide_input"] else "shown")
+    sampan("pull", "--creds", "me", "app")
+    auths = [each.auth for each in daemon.requests(own.PullRequest) if isinstance(each, own.PullRequest)]
+    assert auths == [
+        cri.AuthConfig(username="me", password="pass:word"),
+        cri.AuthConfig(username="me", password="typed"),
+    ]
+
+
+def test_pull_from_another_runtime_uses_the_plain_call(
+    sampan: Sampan, short_tmp: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    (short_tmp / "other").mkdir()
+    other = Served(short_tmp / "other", with_own=False)
+    try:
+        ran = sampan("pull", "app", endpoint=other.endpoint)
+        assert (ran.code, ran.out) == (0, f"{IMAGE_ID}\n")
+        assert other.daemon.requests(cri.PullImageRequest) == [
+            cri.PullImageRequest(image=cri.ImageSpec(image="app"))
+        ]
+    finally:
+        other.stop()
+
+
+def test_pull_draws_on_a_terminal_unless_it_is_to_be_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    assert type(images._progress("app", quiet=False)).__name__ == "PullProgress"
+    assert type(images._progress("app", quiet=True)).__name__ == "nullcontext"
+
+
+@pytest.mark.parametrize("word", ["app:1", "abab", IMAGE_ID, "sha256:ab"])
+def test_rmi_by_name_and_by_id(sampan: Sampan, daemon: FakeDaemon, word: str) -> None:
+    daemon.add_image("app:1")
+    assert sampan("rmi", word).out == f"{word}\n"
+    assert daemon.images == {}
+
+
+def test_rmi_by_name_removes_that_name_and_not_the_image(sampan: Sampan, daemon: FakeDaemon) -> None:
+    daemon.add_image("app:1")
+    sampan("rmi", "app:1")
+    assert daemon.requests(cri.RemoveImageRequest) == [
+        cri.RemoveImageRequest(image=cri.ImageSpec(image="app:1"))
+    ]
+
+
+@pytest.mark.parametrize("word", ["nothing", "UPPER", "cd"])
+def test_rmi_of_what_is_not_there_is_1(sampan: Sampan, daemon: FakeDaemon, word: str) -> None:
+    daemon.add_image("app:1")
+    ran = sampan("rmi", word)
+    assert (ran.code, ran.err) == (1, f"sampan: there is no image {word}; `sampan images` lists them\n")
+
+
+def test_import_sends_the_file_in_pieces(
+    sampan: Sampan, served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "_CHUNK", 1000)
+    archive = tmp_path / "app.tar"
+    archive.write_bytes(bytes(range(256)) * 100)
+    ran = sampan("import", str(archive))
+    assert (ran.code, ran.out) == (0, f"{IMAGE_ID} docker.io/library/app:1\n")
+    assert served.own.archives == [archive.read_bytes()]
+
+
+def test_import_of_what_is_no_archive_or_no_file_is_said(sampan: Sampan, tmp_path: Path) -> None:
+    (tmp_path / "bad").write_bytes(b"bad")
+    ran = sampan("import", str(tmp_path / "bad"), str(tmp_path / "none"))
+    assert ran.code == 1
+    assert ran.err == (
+        f"sampan: this is no image archive\nsampan: cannot read {tmp_path}/none: No such file or directory\n"
+    )

@@ -1,0 +1,91 @@
+"""A layer store in memory: the port `Layers`, hashing and decompressing for real but keeping only what it counted."""
+
+import hashlib
+import io
+import tarfile
+import zlib
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+
+import zstandard
+
+from sampan.model.errors import Invalid
+from sampan.runtime.ports import Staged, Usage
+
+
+class FakeLayers:
+    """What was published, staged and discarded. `failing` is called with a step's name before the step."""
+
+    def __init__(self) -> None:
+        self.published: dict[str, Staged] = {}
+        self.lowers: dict[str, tuple[str, ...]] = {}
+        self.staged: set[str] = set()
+        self.unpacked = 0
+        self.failing: Callable[[str], None] = lambda step: None
+
+    def has(self, chain_id: str) -> bool:
+        return chain_id in self.published
+
+    async def unpack(self, chunks: AsyncIterator[bytes], compression: str) -> Staged:
+        self.failing("unpack")
+        data = b"".join([chunk async for chunk in chunks])
+        plain = decompress(data, compression)
+        try:
+            with tarfile.open(fileobj=io.BytesIO(plain)) as tar:
+                members = tar.getmembers()
+        except tarfile.TarError as error:
+            raise Invalid(f"layer is no tar: {error}") from None
+        self.unpacked += 1
+        key = f"staged-{self.unpacked}"
+        self.staged.add(key)
+        size = sum(member.size for member in members)
+        return Staged(key, sha256(data), len(data), sha256(plain), size, len(members))
+
+    async def publish(self, staged: Staged, chain_id: str, lowers: Sequence[str]) -> None:
+        self.failing("publish")
+        assert all(lower in self.published for lower in lowers), "published over a layer that is not there"
+        assert staged.key in self.staged
+        self.staged.discard(staged.key)
+        self.published[chain_id] = staged
+        self.lowers[chain_id] = tuple(lowers)
+
+    async def discard(self, staged: Staged) -> None:
+        self.staged.discard(staged.key)
+
+    async def remove(self, chain_id: str) -> None:
+        above = [id for id, lowers in self.lowers.items() if chain_id in lowers and id in self.published]
+        assert not above, "removed from under another layer"
+        self.published.pop(chain_id, None)
+
+    async def sweep(self, keep: Collection[str]) -> None:
+        for chain_id in set(self.published) - set(keep):
+            del self.published[chain_id]
+        self.staged.clear()
+
+    def size(self, chain_id: str) -> int:
+        return self.published[chain_id].size
+
+    async def fs_usage(self) -> Usage:
+        layers = self.published.values()
+        return Usage(sum(layer.size for layer in layers), sum(layer.inodes for layer in layers))
+
+
+def sha256(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def decompress(data: bytes, compression: str) -> bytes:
+    """As the real one does: a frame that is damaged or cut short is Invalid."""
+    try:
+        match compression:
+            case "gzip":
+                inflate = zlib.decompressobj(31)
+                plain = inflate.decompress(data)
+                if not inflate.eof or inflate.unused_data:
+                    raise Invalid("layer's gzip frame is cut short or followed by something else")
+                return plain
+            case "zstd":
+                return zstandard.ZstdDecompressor().decompress(data)
+    except (zlib.error, zstandard.ZstdError) as error:
+        raise Invalid(f"layer's compression is damaged: {error}") from None
+    assert compression == "none"
+    return data

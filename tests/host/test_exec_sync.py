@@ -1,0 +1,181 @@
+"""Tests of host.exec_sync: commands in real containers."""
+
+import asyncio
+import os
+import resource
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from sampan.host import process
+from sampan.host.processes import send
+from sampan.model.errors import ToolFailed
+from sampan.runtime.ports import ExecResult
+from tests.host.containers import Lab
+
+pytestmark = pytest.mark.root
+MIB = 1 << 20
+
+
+@pytest.fixture
+async def lab(short_tmp: Path) -> AsyncIterator[Lab]:
+    lab = Lab(short_tmp)
+    try:
+        yield lab
+    finally:
+        await lab.close()
+    assert lab.leftovers() == []
+
+
+@pytest.fixture
+async def box(lab: Lab) -> str:
+    """The id of a container that runs."""
+    launch, _ = await lab.run("sleep", "100000")
+    return launch.id
+
+
+async def execute(lab: Lab, id: str, *args: str, seconds: float = 30) -> ExecResult:
+    return await lab.oci.exec_sync(lab.handler, id, lab.process(*args), seconds)
+
+
+async def inside(lab: Lab) -> list[str]:
+    """What runs in the lab's containers but their init and conmon."""
+    return [words for _, words in lab.processes() if "100000" not in words and "conmon" not in words]
+
+
+async def nothing_inside(lab: Lab) -> None:
+    async with asyncio.timeout(5):
+        while await inside(lab):
+            await asyncio.sleep(0.01)
+
+
+async def test_output_and_code(lab: Lab, box: str) -> None:
+    result = await execute(lab, box, "sh", "-c", "echo out; echo err >&2; exit 3")
+    assert result == ExecResult(3, b"out\n", b"err\n")
+
+
+@pytest.mark.parametrize(
+    ("script", "code"), [("exit 0", 0), ("exit 127", 127), ("exit 255", 255), ("kill -9 $$", 137)]
+)
+async def test_codes_of_a_command_are_its_own(lab: Lab, box: str, script: str, code: int) -> None:
+    assert (await execute(lab, box, "sh", "-c", script)).code == code
+
+
+async def test_a_command_that_is_not_there_is_an_error_not_a_code(lab: Lab, box: str) -> None:
+    with pytest.raises(ToolFailed, match="executable file.*no-such-command.*not found"):
+        await execute(lab, box, "no-such-command")
+
+
+@pytest.mark.parametrize("command", ["/bin/plain", "/tmp"])
+async def test_a_command_that_cannot_be_run_is_an_error(lab: Lab, box: str, command: str) -> None:
+    with pytest.raises(ToolFailed):
+        await execute(lab, box, command)
+
+
+async def test_a_working_directory_that_is_not_there_is_an_error(lab: Lab, box: str) -> None:
+    with pytest.raises(ToolFailed, match="no/such"):
+        await lab.oci.exec_sync(lab.handler, box, {**lab.process("true"), "cwd": "/no/such"}, 5)
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["-u", "0"], ["--", "x"], ["$(reboot)"], ["'", '"', "\n", "é"]]
+)
+async def test_words_of_a_command_are_only_words(lab: Lab, box: str, words: list[str]) -> None:
+    assert (await execute(lab, box, "echo", "-n", "x", *words)).stdout == " ".join(["x", *words]).encode()
+
+
+async def test_a_command_sees_none_of_our_descriptors_and_environment(lab: Lab, box: str) -> None:
+    result = await execute(lab, box, "sh", "-c", "ls /proc/self/fd; cat /proc/self/environ | tr '\\0' '\\n'")
+    words = result.stdout.split()
+    assert words[:4] == [b"0", b"1", b"2", b"3"]  # 3 is the directory that ls reads
+    assert {word.partition(b"=")[0] for word in words[4:]} <= {b"PATH", b"HOME", b"SHLVL", b"PWD"}
+
+
+async def test_stdin_is_empty(lab: Lab, box: str) -> None:
+    assert await execute(lab, box, "cat") == ExecResult(0, b"", b"")
+
+
+async def test_a_timeout_kills_the_command_and_all_it_started(lab: Lab, box: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(TimeoutError, match="sh did not end within 0.3 s"):
+        await execute(lab, box, "sh", "-c", "sleep 991 & (sleep 992 &) ; sleep 993", seconds=0.3)
+    assert time.monotonic() - began < 5
+    await nothing_inside(lab)
+    assert (await execute(lab, box, "echo", "fine")).stdout == b"fine\n"
+
+
+async def test_no_time_at_all_is_a_timeout_and_not_a_leak(lab: Lab, box: str) -> None:
+    for milliseconds in range(1, 12, 2):
+        with pytest.raises(TimeoutError):
+            await execute(lab, box, "sleep", "994", seconds=milliseconds / 1000)
+    await nothing_inside(lab)
+
+
+async def test_a_cancelled_exec_leaves_nothing(lab: Lab, box: str) -> None:
+    running = asyncio.ensure_future(execute(lab, box, "sh", "-c", "sleep 995; sleep 996"))
+    async with asyncio.timeout(5):
+        while not any("sleep 995" in words for words in await inside(lab)):
+            await asyncio.sleep(0.01)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await nothing_inside(lab)
+
+
+async def test_a_flood_is_capped_and_drained(lab: Lab, box: str) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    script = "head -c 60000000 /dev/zero; head -c 60000000 /dev/zero >&2; exit 5"
+    result = await execute(lab, box, "sh", "-c", script)
+    assert (result.code, len(result.stdout), len(result.stderr)) == (5, 16 * MIB, 16 * MIB)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 120 * 1024
+
+
+async def test_an_endless_flood_ends_with_its_time(lab: Lab, box: str) -> None:
+    with pytest.raises(TimeoutError):
+        await execute(lab, box, "yes", seconds=0.5)
+    await nothing_inside(lab)
+
+
+async def test_an_orphan_that_holds_the_output_does_not_hold_us(
+    lab: Lab, box: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert process.DRAIN_SECONDS == 2.0
+    began = time.monotonic()
+    result = await execute(lab, box, "sh", "-c", "sleep 997 & echo said")
+    assert result == ExecResult(0, b"said\n", b"")
+    assert 1 < time.monotonic() - began < 5
+
+
+async def test_an_exec_in_a_container_that_has_ended_is_refused(lab: Lab) -> None:
+    launch, launched = await lab.run("sleep", "100000")
+    await send(launched.init, 9)
+    await lab.oci.wait(launch.id, launched)
+    with pytest.raises(ToolFailed, match="not running"):
+        await execute(lab, launch.id, "true")
+    await lab.oci.delete(lab.handler, launch.id)
+    with pytest.raises(ToolFailed):
+        await execute(lab, launch.id, "true")
+
+
+async def test_a_big_process_object_is_passed(lab: Lab, box: str) -> None:
+    big = "x" * 100_000
+    request = {**lab.process("sh", "-c", "echo ${#BIG}"), "env": ["PATH=/bin", f"BIG={big}"]}
+    assert (await lab.oci.exec_sync(lab.handler, box, request, 5)).stdout == b"100000\n"
+
+
+async def test_many_at_once_do_not_mix(lab: Lab, box: str) -> None:
+    results = await asyncio.gather(*(execute(lab, box, "sh", "-c", f"echo {n}; exit {n}") for n in range(8)))
+    assert [(r.code, r.stdout) for r in results] == [(n, b"%d\n" % n) for n in range(8)]
+
+
+async def test_no_descriptor_is_left(lab: Lab, box: str) -> None:
+    await execute(lab, box, "true")
+    before = len(os.listdir("/proc/self/fd"))
+    for command in ("true", "no-such-command"):
+        try:
+            await execute(lab, box, command)
+        except ToolFailed:
+            continue
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -1,0 +1,102 @@
+"""Tests of host.processes: real processes."""
+
+import asyncio
+import os
+import signal
+import time
+
+from sampan.host import processes
+from sampan.host.process import spawn
+from sampan.host.processes import alive, find, gone, kill_family, process_ref, send
+from sampan.host.threads import in_own_thread, in_thread
+from sampan.model.process import ProcessRef
+
+
+async def test_a_process_is_known_by_number_and_start() -> None:
+    async with spawn(["sleep", "1000"]) as child:
+        process = await process_ref(child.pid)
+        assert process is not None and process.pid == child.pid
+        assert await alive(process)
+        assert not await alive(ProcessRef(process.pid, process.start - 1))
+    assert not await alive(process)
+    assert await process_ref(child.pid) is None
+
+
+async def test_a_signal_reaches_exactly_the_process_meant() -> None:
+    async with spawn(["sleep", "1000"]) as child:
+        process = await process_ref(child.pid)
+        assert process is not None
+        assert not await send(ProcessRef(process.pid, process.start + 1), signal.SIGKILL)
+        assert child.running
+        assert await send(process, signal.SIGTERM)
+        assert await child.exited() == -signal.SIGTERM
+    assert not await send(process, signal.SIGTERM)
+
+
+async def test_waiting_for_a_process_that_is_not_there_returns_at_once() -> None:
+    async with spawn(["sleep", "1000"]) as child:
+        process = await process_ref(child.pid)
+        assert process is not None
+        async with asyncio.timeout(1):
+            await gone(ProcessRef(process.pid, process.start + 1))
+
+
+async def test_the_end_of_a_process_is_noticed() -> None:
+    async with spawn(["sleep", "1000"]) as child:
+        process = await process_ref(child.pid)
+        assert process is not None
+        waiters = [asyncio.ensure_future(gone(process)) for _ in range(3)]
+        await asyncio.sleep(0)
+        assert not any(waiter.done() for waiter in waiters)
+        waiters[0].cancel()
+        await send(process, signal.SIGKILL)
+        async with asyncio.timeout(5):
+            await asyncio.gather(*waiters[1:])
+
+
+async def test_a_zombie_is_not_alive() -> None:
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    try:
+        assert await process_ref(pid) is None
+    finally:
+        os.waitpid(pid, 0)
+
+
+async def test_a_thread_is_no_process() -> None:
+    thread = await in_own_thread(lambda: int(os.readlink("/proc/thread-self").rpartition("/")[2]))
+    assert thread != os.getpid()
+    assert not await send(ProcessRef(thread, 1), 0)
+
+
+async def test_a_family_is_killed_with_its_orphans() -> None:
+    # a child in a session of its own, and within it a grandchild whose parent has gone
+    script = "setsid sh -c '(sleep 1000 &); sleep 1001; :' & sleep 1002; :"
+    async with spawn(["sh", "-c", script]) as child:
+        root = await process_ref(child.pid)
+        assert root is not None
+        members = await _members(root, 5)
+        await kill_family(root)
+        assert await child.exited() == -signal.SIGKILL
+        assert not any([await alive(member) for member in members])
+
+
+async def _members(root: ProcessRef, count: int) -> list[ProcessRef]:
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        found = await in_thread(processes._family, root, ())
+        if len(found) >= count:
+            return [ProcessRef(member.pid, member.start) for member in found]
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"only {found} after 5 s")
+
+
+async def test_a_number_used_again_is_not_the_family() -> None:
+    async with spawn(["sleep", "1000"]) as child:
+        process = find(child.pid)
+        assert process is not None
+        await kill_family(ProcessRef(process.pid, process.start + 1))
+        await asyncio.sleep(0)
+        assert find(child.pid) == process

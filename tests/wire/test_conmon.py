@@ -1,0 +1,111 @@
+"""Tests of wire.conmon."""
+
+from pathlib import Path
+
+import pytest
+
+from sampan.model.errors import Invalid
+from sampan.wire import conmon
+from sampan.wire.conmon import Command, argv, created, exit_code, log_path, resize
+
+COMMAND = Command(
+    conmon="conmon",
+    runtime="/usr/bin/crun",
+    root=Path("/s/runtime/crun"),
+    id="c1",
+    bundle=Path("/s/containers/c1"),
+    exits=Path("/s/exits"),
+    sockets=Path("/s/attach"),
+)
+
+
+def options(**changes: object) -> list[str]:
+    fields = {name: getattr(COMMAND, name) for name in Command.__slots__}
+    return argv(Command(**{**fields, **changes}))  # type: ignore[arg-type]
+
+
+def test_the_command_line_names_every_place() -> None:
+    words = options(log=Path("/var/log/pods/p/c/0.log"))
+    pairs = dict(zip(words[1::2], words[2::2], strict=False))
+    assert words[0] == "conmon"
+    assert pairs["--runtime"] == "/usr/bin/crun"
+    assert pairs["--runtime-arg"] == "--root=/s/runtime/crun"
+    assert pairs["--cid"] == pairs["--cuuid"] == "c1"
+    assert pairs["--bundle"] == pairs["--persist-dir"] == "/s/containers/c1"
+    assert pairs["--conmon-pidfile"] == "/s/containers/c1/conmon.pid"
+    assert pairs["--log-path"] == "k8s-file:/var/log/pods/p/c/0.log"
+    assert "--no-sync-log" in words
+    assert not {"--terminal", "--stdin", "--leave-stdin-open", "--systemd-cgroup", "--syslog"} & set(words)
+
+
+@pytest.mark.parametrize(
+    ("changes", "present", "absent"),
+    [
+        ({"terminal": True}, {"--terminal"}, {"--stdin"}),
+        ({"stdin": True}, {"--stdin", "--leave-stdin-open"}, set()),
+        ({"stdin": True, "stdin_once": True}, {"--stdin"}, {"--leave-stdin-open"}),
+        ({"stdin_once": True}, set(), {"--stdin", "--leave-stdin-open"}),
+        ({"systemd_cgroup": True}, {"--systemd-cgroup"}, set()),
+    ],
+)
+def test_options_follow_the_request(changes: dict[str, object], present: set[str], absent: set[str]) -> None:
+    words = set(options(**changes))
+    assert present <= words
+    assert not absent & words
+
+
+def test_a_container_without_a_log_logs_nowhere() -> None:
+    assert log_path(None) == "none"
+
+
+@pytest.mark.parametrize("path", ["/d/a:b.log", "/k8s-file:x", "relative.log"])
+def test_a_log_path_that_conmon_would_misread_is_refused(path: str) -> None:
+    with pytest.raises(Invalid, match="log path"):
+        log_path(Path(path))
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (b'{"pid": 4711}\n', (4711, "")),
+        (b'{"data": 4711}\n', (4711, "")),
+        (
+            b'{"pid": -1, "message": "executable file `x` not found\\n"}\n',
+            (0, "executable file `x` not found"),
+        ),
+        (b'{"data": -1, "message": "no \\/x"}\n', (0, "no /x")),
+        (b'{"pid": -1, "message": "cut \xff here\\n"}\n', (0, "cut \N{REPLACEMENT CHARACTER} here")),
+        (b'{"pid": -1, "message": "torn', (0, "torn")),
+        (b"", (0, "")),
+        (b"nonsense\n", (0, "")),
+        (b'{"pid": 0}\n', (0, "")),
+    ],
+)
+def test_the_sync_line_tells_the_pid_or_the_reason(line: bytes, expected: tuple[int, str]) -> None:
+    assert created(line) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        (b"0", 0),
+        (b"7", 7),
+        (b"137", 137),
+        (b"255", 255),
+        (b"0\n", 0),
+        (b"-1", None),
+        (b"", None),
+        (b"256", None),
+        (b" 0", None),
+        (b"1_0", None),
+        (b"0\n\n", None),
+        ("٣".encode(), None),
+    ],
+)
+def test_only_a_believable_exit_code_is_one(text: bytes, code: int | None) -> None:
+    assert exit_code(text) == code
+
+
+def test_control_lines() -> None:
+    assert resize(24, 80) == b"1 24 80\n"
+    assert conmon.REOPEN == b"2 0 0\n"

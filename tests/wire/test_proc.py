@@ -1,0 +1,54 @@
+"""Tests of wire.proc."""
+
+import pytest
+
+from sampan.wire.proc import Stat, family, pids, stat
+
+
+@pytest.mark.parametrize(
+    ("name", "state", "dead"),
+    [
+        (b"sleep", b"S", False),
+        (b"a) R (b", b"S", False),
+        (b") Z 1 1 1 (", b"R", False),
+        (b"", b"Z", True),
+        (b"x", b"X", True),
+    ],
+)
+def test_a_stat_file_is_parsed_whatever_the_program_is_called(name: bytes, state: bytes, dead: bool) -> None:
+    rest = b" ".join(str(number).encode() for number in range(4, 53))
+    text = b"77 (" + name + b") " + state + b" " + rest + b"\n"
+    assert stat(text) == Stat(pid=77, dead=dead, parent=4, session=6, start=22)
+
+
+def process(pid: int, parent: int, session: int, dead: bool = False) -> Stat:
+    return Stat(pid=pid, dead=dead, parent=parent, session=session, start=1)
+
+
+def test_a_family_is_all_descendants() -> None:
+    everyone = [process(10, 1, 5), process(11, 10, 5), process(12, 11, 5), process(20, 1, 5)]
+    assert {p.pid for p in family(everyone, 10)} == {10, 11, 12, 20}  # 20 shares the session of 11
+    assert {p.pid for p in family([process(10, 1, 10), process(20, 1, 5)], 10)} == {10}
+
+
+def test_an_orphan_belongs_by_its_session() -> None:
+    everyone = [process(10, 1, 10), process(11, 10, 11), process(30, 1, 11), process(31, 30, 31)]
+    assert {p.pid for p in family(everyone, 10)} == {10, 11, 30, 31}
+
+
+def test_the_session_that_the_root_shares_with_its_starter_is_left_alone() -> None:
+    assert {p.pid for p in family([process(10, 1, 5), process(20, 1, 5)], 10)} == {10}
+
+
+def test_a_known_session_counts_after_its_root_has_gone() -> None:
+    assert {p.pid for p in family([process(30, 1, 11)], 10, {11})} == {30}
+    assert family([process(30, 1, 11)], 10) == set()
+
+
+def test_the_dead_are_no_family() -> None:
+    assert family([process(10, 1, 10, dead=True), process(11, 10, 11, dead=True)], 10) == set()
+
+
+def test_pids_are_read_from_a_list() -> None:
+    assert pids(b"12\n345\n") == [12, 345]
+    assert pids(b"") == []
