@@ -32,14 +32,15 @@ class Request:
 Behaviour = Callable[[Request, asyncio.StreamWriter], Awaitable[bool]]  # False: close the connection
 
 
-# --- behaviours ---------------------------------------------------------------------------------------------
+# --- behaviours -------------------------------------------------------------------------------------------
 
 
 def answer(body: bytes = b"", status: int = 200, **headers: str) -> Behaviour:
     """A whole answer; underscores in header names stand for dashes."""
 
     async def behave(request: Request, writer: asyncio.StreamWriter) -> bool:
-        fields = {"Content-Length": str(len(body))} | {k.replace("_", "-"): v for k, v in headers.items()}
+        fields = {"Content-Length": str(len(body))}
+        fields |= {name.replace("_", "-"): value for name, value in headers.items()}
         writer.write(head(status, fields) + (b"" if request.method == "HEAD" else body))
         return True
 
@@ -47,7 +48,8 @@ def answer(body: bytes = b"", status: int = 200, **headers: str) -> Behaviour:
 
 
 def blob(body: bytes, *, ranges: bool = True, cut: int | None = None) -> Behaviour:
-    """A blob that honours Range unless told not to; with `cut`, it breaks off after so many bytes each time."""
+    """A blob that honours Range unless told not to; with `cut`, it breaks off after so many bytes each
+    time."""
 
     async def behave(request: Request, writer: asyncio.StreamWriter) -> bool:
         start = int(request.headers.get("range", "bytes=0-")[6:-1]) if ranges else 0
@@ -105,12 +107,13 @@ def head(status: int, headers: Mapping[str, str]) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode()
 
 
-# --- the server ---------------------------------------------------------------------------------------------
+# --- the server -------------------------------------------------------------------------------------------
 
 
 @dataclass
 class EvilRegistry:
-    """`address` is host:port. `gate` is asked first for every request (for authentication); None lets it pass."""
+    """`address` is host:port. `gate` is asked first for every request (for authentication); None lets it
+    pass."""
 
     address: str = ""
     scheme: str = "http"
@@ -135,8 +138,8 @@ class EvilRegistry:
     def serve_manifest(self, manifest: bytes, repository: str = "app", *tags: str) -> None:
         kind = str(json.loads(manifest).get("mediaType", images.MANIFEST))
         for target in (*(tags or ("latest",)), images.sha256(manifest)):
-            headers = {"Content_Type": kind, "Docker_Content_Digest": images.sha256(manifest)}
-            self.on(f"/v2/{repository}/manifests/{target}", answer(manifest, **headers))
+            known = answer(manifest, Content_Type=kind, Docker_Content_Digest=images.sha256(manifest))
+            self.on(f"/v2/{repository}/manifests/{target}", known)
 
     def asked(self, method: str, prefix: str) -> list[Request]:
         return [each for each in self.requests if each.method == method and each.path.startswith(prefix)]
@@ -201,7 +204,7 @@ async def running(context: ssl.SSLContext | None = None) -> AsyncIterator[EvilRe
             connections.discard(task)
 
     server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=context, limit=1 << 20)
-    registry.address = "127.0.0.1:%d" % server.sockets[0].getsockname()[1]
+    registry.address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
         yield registry
     finally:

@@ -1,4 +1,5 @@
-"""A layer store in memory: the port `Layers`, hashing and decompressing for real but keeping only what it counted."""
+"""A layer store in memory: the port `Layers`, hashing and decompressing for real but keeping only what it
+counted."""
 
 import hashlib
 import io

@@ -72,6 +72,8 @@ class Daemon:
 async def build(config: Config) -> Daemon:
     """Wire it all. Raises a SampanError that says what this machine lacks."""
     database = await Database.open(config.paths.database)
+    if database.opened.reason:
+        log.error("the state database was damaged: %s; set aside: %s", database.opened.reason, database.opened.set_aside)
     journal = Journal(database)
     state = State(journal)
     loaded = await journal.load(KINDS)
@@ -90,7 +92,8 @@ async def build(config: Config) -> Daemon:
     pods = Pods(config, state, machine, containers, init)
     stats = Stats(state, machine)
     tasks.start("stats collector", stats.collect())
-    cases = UseCases(config, state, machine, pods, containers, Exec(config, state, machine), stats)
+    damage = database.opened.reason
+    cases = UseCases(config, state, machine, pods, containers, Exec(config, state, machine), stats, damage)
     return Daemon(
         cases, images, Recovery(state, machine, pods, containers, (exits, init), tasks), tasks, database
     )

@@ -12,7 +12,7 @@ from tests.cli.fake_daemon import FakeDaemon, Served
 
 @dataclass
 class Ran:
-    """How a command ended, and what it wrote."""
+    """How a command ended, and what it wrote; bytes that are no text as surrogates."""
 
     code: int
     out: str
@@ -43,6 +43,6 @@ def sampan(served: Served, capfdbinary: pytest.CaptureFixture[bytes]) -> Sampan:
         with pytest.raises(SystemExit) as ended:
             main([*(["--endpoint", endpoint] if endpoint else []), *argv])
         out, err = capfdbinary.readouterr()
-        return Ran(int(str(ended.value.code)), out.decode(), err.decode())
+        return Ran(int(str(ended.value.code)), out.decode(errors="surrogateescape"), err.decode())
 
     return run

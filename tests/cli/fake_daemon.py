@@ -45,6 +45,7 @@ class FakeDaemon(rpc.RuntimeServiceServicer, rpc.ImageServiceServicer):
         self.output = said(b"hello")
         self.exit_code = 0
         self.hold = False
+        self.stubborn = False  # only a stop without grace ends its containers
         self.fails: dict[str, tuple[grpc.StatusCode, str]] = {}
         self.sleeps: dict[str, threading.Event] = {}
         self.exec: Callable[[list[str]], tuple[int, bytes, bytes]] = lambda cmd: (
@@ -192,7 +193,8 @@ class FakeDaemon(rpc.RuntimeServiceServicer, rpc.ImageServiceServicer):
 
     def StopContainer(self, request: cri.StopContainerRequest, context: Context) -> cri.StopContainerResponse:
         self._heard(request, context)
-        if self.containers[request.container_id].state == cri.CONTAINER_RUNNING:
+        held = self.stubborn and request.timeout
+        if self.containers[request.container_id].state == cri.CONTAINER_RUNNING and not held:
             self.end(request.container_id, 143, "Error")
         return cri.StopContainerResponse()
 

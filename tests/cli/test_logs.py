@@ -1,7 +1,7 @@
 """`logs`: the file as it is, its tail, and what comes, whatever happens to the file meanwhile."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,7 +9,7 @@ import pytest
 from sampan.api import cri_pb2 as cri
 from sampan.cli import logs
 from sampan.cli.invocation import Failed
-from sampan.wire.crilog import Record
+from sampan.wire.crilog import Joiner, Record
 from tests.cli.conftest import Sampan
 from tests.cli.fake_daemon import FakeDaemon, said
 
@@ -29,9 +29,8 @@ def test_streams_go_where_they_came_from(sampan: Sampan, daemon: FakeDaemon, log
     log.write_bytes(said(b"out 1") + said(b"err", stream="stderr") + said(b"out \xff\x00 2"))
     daemon.add_container(daemon.add_pod("pod"), "web", log=log)
     ran = sampan("logs", "web")
-    assert ran.code == 0
-    ran = sampan("logs", "--tail", "2", "web")
-    assert ran.err == "err\n"
+    assert (ran.code, ran.out, ran.err) == (0, "out 1\nout \udcff\x00 2\n", "err\n")
+    assert sampan("logs", "--tail", "1", "web").out == "out \udcff\x00 2\n"
 
 
 def test_partial_lines_are_joined_each_stream_for_itself(
@@ -89,10 +88,13 @@ def test_the_tail_of_a_large_log_reads_little_of_it(log: Path, monkeypatch: pyte
         for _ in range(20):
             file.write(line * 1000)
     fed: list[int] = []
-    feed = logs.Joiner.feed
-    monkeypatch.setattr(
-        logs.Joiner, "feed", lambda self, chunk: (fed.append(len(chunk)), feed(self, chunk))[1]
-    )
+    feed = Joiner.feed
+
+    def counting(self: Joiner, chunk: bytes) -> Iterator[Record]:
+        fed.append(len(chunk))
+        return feed(self, chunk)
+
+    monkeypatch.setattr(Joiner, "feed", counting)
     assert len(list(logs.read_log(log, 10))) == 10
     assert sum(fed) < 1 << 20
 
@@ -182,5 +184,5 @@ def test_following_starts_over_in_a_truncated_file(log: Path) -> None:
 
 
 def test_a_log_that_cannot_be_opened_says_why(tmp_path: Path) -> None:
-    with pytest.raises(Failed, match="cannot read the log .*: Is a directory"):
+    with pytest.raises(Failed, match=r"cannot read the log .*: Is a directory"):
         list(logs.read_log(tmp_path))

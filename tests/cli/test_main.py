@@ -13,7 +13,7 @@ import pytest
 
 from sampan.cli.main import COMMANDS, cli
 from tests.cli.conftest import Sampan
-from tests.cli.fake_daemon import FakeDaemon, Served
+from tests.cli.fake_daemon import FakeDaemon, Served, said
 
 MANUAL = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
 
@@ -89,7 +89,8 @@ def sampan_process(*argv: str) -> "subprocess.Popen[str]":
 
 def test_commands_that_ask_no_daemon_import_no_grpc() -> None:
     for argv in (["version", "--client"], ["--help"], ["config", "default"]):
-        script = f"import sys; from sampan.cli.main import _run; _run({argv!r}); print(*sys.modules, file=sys.stderr)"
+        run = f"import sys; from sampan.cli.main import _run; _run({argv!r})"
+        script = f"{run}; print(*sys.modules, file=sys.stderr)"
         ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
         loaded = set(ran.stderr.split())
         assert loaded & {"grpc", "google.protobuf", "rich", "asyncio"} == set()
@@ -117,14 +118,16 @@ def test_an_interrupt_is_130_without_a_traceback(served: Served, daemon: FakeDae
         assert "Traceback" not in process.stderr.read()
 
 
-def test_a_reader_that_leaves_early_is_no_crash(served: Served, daemon: FakeDaemon) -> None:
-    pod = daemon.add_pod("web")
-    for number in range(3000):
-        daemon.add_container(pod, f"app-{number}")
-    with sampan_process("--endpoint", served.endpoint, "ps") as process:
+def test_a_reader_that_leaves_early_ends_it_without_a_word(
+    served: Served, daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    log = tmp_path / "0.log"
+    log.write_bytes(said(b"x" * 1000) * 5000)
+    daemon.add_container(daemon.add_pod("web"), "app", log=log)
+    with sampan_process("--endpoint", served.endpoint, "logs", "web") as process:
         assert process.stdout is not None
         assert process.stderr is not None
         os.read(process.stdout.fileno(), 10)
         process.stdout.close()
-        assert process.wait() == 141
+        assert process.wait() == 1
         assert process.stderr.read() == ""

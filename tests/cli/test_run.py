@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -66,10 +67,10 @@ def test_detached_prints_the_id_and_leaves_it_running(sampan: Sampan, daemon: Fa
 
 def test_options_arrive(sampan: Sampan, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FROM_HERE", "x")
-    ran = sampan(
-        "run", "-p", "127.0.0.1:8080:80", "-p", "53:53/udp", "-e", "A=b", "-e", "FROM_HERE", "-v", "data:/data:ro",
-        "--memory", "64m", "--cpus", "1.5", "--user", "7", "-w", "/srv", "--handler", "crun", "app:1",
-    )  # fmt: skip
+    published = ["-p", "127.0.0.1:8080:80", "-p", "53:53/udp"]
+    given = ["-e", "A=b", "-e", "FROM_HERE", "-v", "data:/data:ro", "-w", "/srv"]
+    limits = ["--memory", "64m", "--cpus", "1.5", "--user", "7", "--handler", "crun"]
+    ran = sampan("run", *published, *given, *limits, "app:1")
     assert ran.code == 0
     (pod,), (config,) = daemon.pod_configs.values(), daemon.container_configs.values()
     assert [(each.host_ip, each.host_port, each.protocol) for each in pod.port_mappings] == [
@@ -161,10 +162,10 @@ def test_an_end_by_the_kernel_is_told(
     assert (ran.code, ran.err) == (137, "sampan: OOMKilled: its limit was reached\n")
 
 
-def wait_for(what: object, found: "object") -> None:
+def wait_for(found: Callable[[], object]) -> None:
     deadline = time.monotonic() + 20
-    while not (callable(found) and found()):
-        assert time.monotonic() < deadline, what
+    while not found():
+        assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
@@ -186,29 +187,15 @@ def test_a_signal_stops_the_container_and_its_code_is_passed_on(
     assert (daemon.pods, daemon.containers) == ({}, {})
 
 
-def test_a_second_interrupt_kills(
-    served: Served, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The first stop is held up; the second has no grace and ends it."""
-    daemon.hold = True
-    stop = daemon.StopContainer
-
-    def stubborn(
-        request: cri.StopContainerRequest, context: grpc.ServicerContext
-    ) -> cri.StopContainerResponse:
-        if request.timeout:
-            daemon.asked.append(request)
-            return cri.StopContainerResponse()
-        return stop(request, context)
-
-    monkeypatch.setattr(daemon, "StopContainer", stubborn)
+def test_a_second_interrupt_kills(served: Served, daemon: FakeDaemon) -> None:
+    daemon.hold = daemon.stubborn = True
     argv = [sys.executable, "-m", "sampan", "--endpoint", served.endpoint, "run", "app:1"]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         assert process.stdout.readline() == "hello\n"
         os.kill(process.pid, signal.SIGINT)
-        wait_for("the first stop", lambda: daemon.requests(cri.StopContainerRequest))
+        wait_for(lambda: daemon.requests(cri.StopContainerRequest))
         os.kill(process.pid, signal.SIGINT)
         assert process.wait() == 143
     stops = daemon.requests(cri.StopContainerRequest)

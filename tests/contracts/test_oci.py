@@ -36,9 +36,7 @@ async def subject(request: pytest.FixtureRequest, short_tmp: Path) -> AsyncItera
         return
     handler = Handler("crun", "crun", "conmon", Path("/state"))
     numbers = iter(range(100))
-    yield Subject(
-        FakeOci(World()), lambda: Launch(f"c{next(numbers)}", Path("/bundle"), handler), handler
-    )
+    yield Subject(FakeOci(World()), lambda: Launch(f"c{next(numbers)}", Path("/bundle"), handler), handler)
 
 
 async def soon(work: Awaitable[object]) -> object:

@@ -70,7 +70,6 @@ class Live:
                 subnets=(own.network.subnet.rpartition(".")[0] + ".",),
                 reservations=(own.directory / "addresses",),
                 cgroups=(own.network.bridge,),
-                databases=(own.root / "state.db",),
                 daemon=own.pid,
                 ignore=("*/state.db-*",),
             )
@@ -102,7 +101,7 @@ class Live:
         return self.runtime.CreateContainer(request).container_id
 
     def container_config(
-        self, *command: str, name: str = "app", pid: cri.NamespaceMode.ValueType = cri.CONTAINER, **more: Any
+        self, *command: str, name: str = "app", pid: "cri.NamespaceMode.ValueType" = cri.CONTAINER, **more: Any
     ) -> cri.ContainerConfig:
         options = cri.NamespaceOption(pid=pid)
         context = cri.LinuxContainerSecurityContext(namespace_options=options)

@@ -1,9 +1,11 @@
 """Real containers for tests: busybox bundles below a short temporary directory, and a census of what they
 leave."""
 
+import asyncio
 import json
 import shutil
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,13 @@ def spec(root: Path, cgroup: str, args: list[str], **process: Any) -> dict[str, 
             "resources": {},
         },
     }
+
+
+async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    """Wait until something is so; looking is all there is for what happens in other processes."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
 
 
 class Lab:
@@ -93,9 +102,8 @@ class Lab:
             content[key] = {**content.get(key, {}), **value}
         content["process"]["terminal"] = options.get("terminal", False)
         (bundle / "config.json").write_text(json.dumps(content))
-        log = self.logs / f"{id}.log"
-        log.touch(mode=0o640)
-        return Launch(id, bundle, self.handler, **{"log": log, **options})
+        self.log(id).touch(mode=0o640)
+        return Launch(id, bundle, self.handler, **{"log": self.log(id), **options})
 
     async def run(self, *args: str, **options: Any) -> tuple[Launch, Launched]:
         """A started container."""
@@ -108,6 +116,10 @@ class Lab:
         """An exec's process object."""
         process: dict[str, Any] = spec(self.root, "", list(args))["process"]
         return process
+
+    def log(self, id: str) -> Path:
+        """Where the container's log is."""
+        return self.logs / f"{id}.log"
 
     def leftovers(self) -> list[str]:
         """Everything that containers of this lab have left on the machine, bundles and their config aside."""

@@ -24,7 +24,11 @@ def write(path: Path, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "killed"),
-    [("oom_kill_disable 0\nunder_oom 0\noom_kill 0\n", False), ("oom_kill_disable 0\noom_kill 2\n", True), ("", False)],
+    [
+        ("oom_kill_disable 0\nunder_oom 0\noom_kill 0\n", False),
+        ("oom_kill_disable 0\noom_kill 2\n", True),
+        ("", False),
+    ],
 )
 def test_v1_counts_kills_for_memory(tmp_path: Path, text: str, killed: bool) -> None:
     write(tmp_path / "memory/pod/c/memory.oom_control", text)
@@ -83,6 +87,14 @@ def test_v1_is_thawed_after_the_kill(tmp_path: Path) -> None:
     write(tmp_path / "freezer/c/cgroup.procs", "")
     ContainerCgroup("c", v1(tmp_path)).kill()
     assert (tmp_path / "freezer/c/freezer.state").read_text() == "THAWED"
+
+
+def test_what_does_not_die_is_reported_in_time(tmp_path: Path) -> None:
+    write(tmp_path / "unified/c/busy/file", "")
+    assert not ContainerCgroup("c", v2(tmp_path)).kill_and_remove(0.01)
+    (tmp_path / "unified/c/busy/file").unlink()
+    assert ContainerCgroup("c", v2(tmp_path)).kill_and_remove(0.01)
+    assert ContainerCgroup("c", v2(tmp_path)).kill_and_remove(0.01)
 
 
 def test_this_machine_has_hierarchies() -> None:

@@ -1,4 +1,5 @@
-"""Tests of host.crun_state: what it does by itself, and what it leaves to crun. Real containers are in test_oci."""
+"""Tests of host.crun_state: what it does by itself, and what it leaves to crun. Real containers are in
+test_oci."""
 
 import json
 import os

@@ -1,7 +1,6 @@
 """Tests of host.exec_sync: commands in real containers."""
 
 import asyncio
-import os
 import resource
 import time
 from collections.abc import AsyncIterator
@@ -13,7 +12,7 @@ from sampan.host import process
 from sampan.host.processes import send
 from sampan.model.errors import ToolFailed
 from sampan.runtime.ports import ExecResult
-from tests.host.containers import Lab
+from tests.host.containers import Lab, until
 
 pytestmark = pytest.mark.root
 MIB = 1 << 20
@@ -36,19 +35,21 @@ async def box(lab: Lab) -> str:
     return launch.id
 
 
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 async def execute(lab: Lab, id: str, *args: str, seconds: float = 30) -> ExecResult:
     return await lab.oci.exec_sync(lab.handler, id, lab.process(*args), seconds)
 
 
-async def inside(lab: Lab) -> list[str]:
+def inside(lab: Lab) -> list[str]:
     """What runs in the lab's containers but their init and conmon."""
     return [words for _, words in lab.processes() if "100000" not in words and "conmon" not in words]
 
 
 async def nothing_inside(lab: Lab) -> None:
-    async with asyncio.timeout(5):
-        while await inside(lab):
-            await asyncio.sleep(0.01)
+    await until(lambda: not inside(lab))
 
 
 async def test_output_and_code(lab: Lab, box: str) -> None:
@@ -64,7 +65,7 @@ async def test_codes_of_a_command_are_its_own(lab: Lab, box: str, script: str, c
 
 
 async def test_a_command_that_is_not_there_is_an_error_not_a_code(lab: Lab, box: str) -> None:
-    with pytest.raises(ToolFailed, match="executable file.*no-such-command.*not found"):
+    with pytest.raises(ToolFailed, match=r"executable file.*no-such-command.*not found"):
         await execute(lab, box, "no-such-command")
 
 
@@ -99,7 +100,7 @@ async def test_stdin_is_empty(lab: Lab, box: str) -> None:
 
 async def test_a_timeout_kills_the_command_and_all_it_started(lab: Lab, box: str) -> None:
     began = time.monotonic()
-    with pytest.raises(TimeoutError, match="sh did not end within 0.3 s"):
+    with pytest.raises(TimeoutError, match=r"sh did not end within 0.3 s"):
         await execute(lab, box, "sh", "-c", "sleep 991 & (sleep 992 &) ; sleep 993", seconds=0.3)
     assert time.monotonic() - began < 5
     await nothing_inside(lab)
@@ -115,9 +116,7 @@ async def test_no_time_at_all_is_a_timeout_and_not_a_leak(lab: Lab, box: str) ->
 
 async def test_a_cancelled_exec_leaves_nothing(lab: Lab, box: str) -> None:
     running = asyncio.ensure_future(execute(lab, box, "sh", "-c", "sleep 995; sleep 996"))
-    async with asyncio.timeout(5):
-        while not any("sleep 995" in words for words in await inside(lab)):
-            await asyncio.sleep(0.01)
+    await until(lambda: any("sleep 995" in words for words in inside(lab)))
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
@@ -172,10 +171,10 @@ async def test_many_at_once_do_not_mix(lab: Lab, box: str) -> None:
 
 async def test_no_descriptor_is_left(lab: Lab, box: str) -> None:
     await execute(lab, box, "true")
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     for command in ("true", "no-such-command"):
         try:
             await execute(lab, box, command)
         except ToolFailed:
             continue
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before

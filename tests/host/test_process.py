@@ -10,11 +10,14 @@ import pytest
 
 from sampan.host import process
 from sampan.host.process import read_until, run, spawn
+from sampan.host.processes import find
+from sampan.host.threads import in_thread
 from sampan.model.errors import ToolFailed
+from tests.host.containers import until
 
 
-def descriptors() -> list[str]:
-    return sorted(os.listdir("/proc/self/fd"))
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +26,7 @@ def leaves_nothing() -> object:
     process._dev_null()
     before = descriptors()
     yield None
-    assert len(descriptors()) == len(before)
+    assert descriptors() == before
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
 
@@ -113,28 +116,16 @@ async def test_the_working_directory_is_as_asked(tmp_path: Path) -> None:
         assert (await child.finished()).stdout.decode() == f"{tmp_path}\n"
 
 
-async def gone(pid: int) -> bool:
-    """Whether a process that was killed is gone or a zombie, within a second."""
-    for _ in range(100):
-        try:
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                return True
-        except OSError:
-            return True
-        await asyncio.sleep(0.01)
-    return False
-
-
 async def test_cancelling_kills_the_whole_group(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     script = f"sleep 1000 & echo $! > {pids}.new; mv {pids}.new {pids}; wait"
     task = asyncio.ensure_future(run(["sh", "-c", script]))
-    while not pids.exists():
-        await asyncio.sleep(0.005)
+    await until(pids.exists)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert await gone(int(pids.read_text()))
+    orphan = int((await in_thread(pids.read_text)).strip())
+    await until(lambda: find(orphan) is None)
 
 
 async def test_a_timeout_kills() -> None:

@@ -39,7 +39,13 @@ def test_reach(address: str, reach: Reach) -> None:
     assert reach_of(address) is reach
 
 
-ADDRESSES = {"home": "", "public": "8.8.8.8", "private": "10.1.2.3", "here": "127.0.0.1", "link": "169.254.169.254"}
+ADDRESSES = {
+    "home": "",
+    "public": "8.8.8.8",
+    "private": "10.1.2.3",
+    "here": "127.0.0.1",
+    "link": "169.254.169.254",
+}
 
 
 @pytest.fixture

@@ -55,5 +55,5 @@ async def test_a_file_that_cannot_be_read_is_an_error_that_names_it(tmp_path: Pa
     file = tmp_path / "a.test/hosts.toml"
     for content in (b"\xff", b"server = ", b" " * ((1 << 20) + 1)):
         file.write_bytes(content)
-        with pytest.raises(Invalid, match="hosts.toml"):
+        with pytest.raises(Invalid, match=r"hosts\.toml"):
             await hosts_of("a.test", [tmp_path])

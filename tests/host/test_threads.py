@@ -3,6 +3,7 @@
 import asyncio
 import os
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -31,7 +32,7 @@ async def test_slow_work_does_not_hold_up_quick_work() -> None:
 
 
 async def test_an_own_thread_ends_with_its_call() -> None:
-    first = await in_own_thread(lambda: os.readlink("/proc/thread-self").rpartition("/")[2])
+    first = await in_own_thread(lambda: Path("/proc/thread-self").readlink().name)
     assert first != str(os.getpid())
 
 
@@ -63,11 +64,14 @@ async def test_a_cancelled_caller_leaves_the_work_to_end() -> None:
 
 @pytest.mark.root
 async def test_a_namespace_made_in_an_own_thread_stays_there() -> None:
+    def namespace() -> str:
+        return str(Path("/proc/thread-self/ns/uts").readlink())
+
     def work() -> str:
         syscalls.unshare(syscalls.CLONE_NEWUTS)
-        return os.readlink("/proc/thread-self/ns/uts")
+        return namespace()
 
-    here = os.readlink("/proc/self/ns/uts")
+    here = namespace()
     assert await in_own_thread(work) != here
-    assert os.readlink("/proc/self/ns/uts") == here
-    assert await in_thread(os.readlink, "/proc/thread-self/ns/uts") == here
+    assert namespace() == here
+    assert await in_thread(namespace) == here

@@ -94,7 +94,7 @@ def pod_config(name: str = "web", **more: Any) -> cri.PodSandboxConfig:
     return config
 
 
-def container_config(name: str = "app", *, pid: cri.NamespaceMode.ValueType = cri.CONTAINER, **more: Any) -> cri.ContainerConfig:
+def container_config(name: str = "app", *, pid: "cri.NamespaceMode.ValueType" = cri.CONTAINER, **more: Any) -> cri.ContainerConfig:
     config = cri.ContainerConfig(
         metadata=cri.ContainerMetadata(name=name),
         image=cri.ImageSpec(image="box"),

@@ -24,9 +24,9 @@ POD = ready(
         handler="crun",
         created_at=5,
         hostname="h",
-        ips=("10.0.0.2", "fd00::2"),
     ),
     6,
+    ips=("10.0.0.2", "fd00::2"),
 )
 CONTAINER = Container(
     id="cd" * 32,

@@ -1,7 +1,7 @@
 """Whole requests to whole config.json files: `golden/<case>/request.json` → `expected.json`.
 
-SAMPAN_GOLDEN=update rewrites what is expected; the diff is the review. A request names only what differs from the
-baseline below.
+SAMPAN_GOLDEN=update rewrites what is expected; the diff is the review. A request names only what differs from
+the baseline below.
 """
 
 import json

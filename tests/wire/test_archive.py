@@ -51,7 +51,10 @@ def layout(*entries: dict[str, Any], also: tuple[Image | bytes, ...] = ()) -> Fi
 
 
 def saved(*entries: Any, **files: bytes) -> Files:
-    return {"manifest.json": images.dump(list(entries)), **{name.replace("__", "."): data for name, data in files.items()}}
+    return {
+        "manifest.json": images.dump(list(entries)),
+        **{name.replace("__", "."): data for name, data in files.items()},
+    }
 
 
 def test_a_layout_gives_images_with_names_configs_and_layers() -> None:
@@ -104,7 +107,14 @@ def test_entries_for_other_machines_are_passed_over() -> None:
 
 
 def test_indexes_in_indexes_end_somewhere() -> None:
-    nested = [images.dump({"schemaVersion": 2, "manifests": [described(ONE, platform={"os": "linux", "architecture": "amd64"})]})]
+    nested = [
+        images.dump(
+            {
+                "schemaVersion": 2,
+                "manifests": [described(ONE, platform={"os": "linux", "architecture": "amd64"})],
+            }
+        )
+    ]
     for _ in range(3):
         entry = described(nested[-1], images.INDEX, platform={"os": "linux", "architecture": "amd64"})
         nested.append(images.dump({"schemaVersion": 2, "manifests": [entry]}))
@@ -138,7 +148,10 @@ GOOD = layout(described(ONE))
         (damaged(GOOD, ONE.id, None), "not in it"),
         (damaged(GOOD, ONE.id, ONE.blobs[ONE.id] + b" "), "damaged"),
         (saved({"Config": "c.json", "Layers": []}), "not in it"),
-        (saved({"Config": "c.json", "RepoTags": ["UPPER:v"], "Layers": []}, c__json=b"{}"), "no repository name"),
+        (
+            saved({"Config": "c.json", "RepoTags": ["UPPER:v"], "Layers": []}, c__json=b"{}"),
+            "no repository name",
+        ),
         (saved({"Config": "c.json", "Layers": ["x"] * 501}, c__json=b"{}"), "malformed"),
         (saved({"Config": 7, "Layers": []}), "malformed"),
         (saved(*[{"Config": "c.json"}] * 1001, c__json=b"{}"), "1001 images"),
@@ -152,7 +165,11 @@ def test_what_is_no_sound_archive_is_refused(files: Files, why: str) -> None:
 
 
 def test_what_docker_saves_is_read() -> None:
-    entry = {"Config": "c.json", "RepoTags": ["one:v1", "a.test/one:v2"], "Layers": ["a/layer.tar", "b/layer.tar"]}
+    entry = {
+        "Config": "c.json",
+        "RepoTags": ["one:v1", "a.test/one:v2"],
+        "Layers": ["a/layer.tar", "b/layer.tar"],
+    }
     (found,) = read(saved(entry, c__json=b"config"))
     assert found.tags == ("docker.io/library/one:v1", "a.test/one:v2")
     assert found.digests == ()

@@ -21,7 +21,7 @@ COMMAND = Command(
 
 def options(**changes: object) -> list[str]:
     fields = {name: getattr(COMMAND, name) for name in Command.__slots__}
-    return argv(Command(**{**fields, **changes}))  # type: ignore[arg-type]
+    return argv(Command(**{**fields, **changes}))
 
 
 def test_the_command_line_names_every_place() -> None:

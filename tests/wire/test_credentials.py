@@ -25,7 +25,10 @@ def b64(text: str) -> str:
         (cri.AuthConfig(auth=b64("u:")), Credentials("u", "")),
         (cri.AuthConfig(identity_token="t"), Credentials(identity_token="t")),
         (cri.AuthConfig(registry_token="t"), Credentials(registry_token="t")),
-        (cri.AuthConfig(username="u", password="p", auth=b64("x:y"), identity_token="t"), Credentials("u", "p")),
+        (
+            cri.AuthConfig(username="u", password="p", auth=b64("x:y"), identity_token="t"),
+            Credentials("u", "p"),
+        ),
         (cri.AuthConfig(auth=b64("x:y"), identity_token="t"), Credentials(identity_token="t")),
     ],
 )
@@ -33,7 +36,9 @@ def test_all_forms_are_understood(auth: cri.AuthConfig, found: Credentials | Non
     assert credentials.from_cri(auth) == found
 
 
-@pytest.mark.parametrize("auth", ["%%%", b64("nocolon"), b64(":p"), "dTpw\n", base64.b64encode(b"\xff:p").decode()])
+@pytest.mark.parametrize(
+    "auth", ["%%%", b64("nocolon"), b64(":p"), "dTpw\n", base64.b64encode(b"\xff:p").decode()]
+)
 def test_a_malformed_auth_is_refused_without_being_shown(auth: str) -> None:
     with pytest.raises(Invalid) as caught:
         credentials.from_cri(cri.AuthConfig(auth=auth))

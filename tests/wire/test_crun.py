@@ -5,8 +5,9 @@ import pytest
 from sampan.wire import crun
 
 STATUS = b"""{
-    "pid": 31066, "process-start-time": 185107, "cgroup-path": "/kubepods/pod1/c1", "scope": "", "rootfs": "r",
-    "systemd-cgroup": false, "bundle": "/b", "created": "2026-11-23T18:29:27.896475Z", "owner": "root",
+    "pid": 31066, "process-start-time": 185107, "cgroup-path": "/kubepods/pod1/c1", "scope": "",
+    "systemd-cgroup": false,
+    "bundle": "/b", "created": "2026-11-23T18:29:27.896475Z", "owner": "root",
     "detached": true, "external_descriptors": "[]"
 }"""
 

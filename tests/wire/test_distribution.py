@@ -49,10 +49,16 @@ def test_a_url_is_shown_without_what_may_be_secret(url: str, shown: str) -> None
         ([], []),
         (["Basic"], [Challenge("basic")]),
         (['Basic realm="a b"'], [Challenge("basic", "a b")]),
-        (['bEaReR realm="https://a.test/t",service="s",scope="x"'], [Challenge("bearer", "https://a.test/t", "s", "x")]),
+        (
+            ['bEaReR realm="https://a.test/t",service="s",scope="x"'],
+            [Challenge("bearer", "https://a.test/t", "s", "x")],
+        ),
         (["Bearer realm=https://a.test/t"], [Challenge("bearer", "https://a.test/t")]),
         (['Bearer realm = "r" , scope = "a,b"'], [Challenge("bearer", "r", "", "a,b")]),
-        (['Basic realm="x", Bearer realm="y",service=z'], [Challenge("basic", "x"), Challenge("bearer", "y", "z")]),
+        (
+            ['Basic realm="x", Bearer realm="y",service=z'],
+            [Challenge("basic", "x"), Challenge("bearer", "y", "z")],
+        ),
         (["Negotiate", 'Basic realm="x"'], [Challenge("negotiate"), Challenge("basic", "x")]),
         (["Negotiate YWJj==, Basic realm=x"], [Challenge("negotiate"), Challenge("basic", "x")]),
         ([r'Basic realm="a \"b\" \\"'], [Challenge("basic", 'a "b" \\')]),
@@ -65,7 +71,9 @@ def test_challenges(headers: list[str], found: list[Challenge]) -> None:
     assert distribution.challenges(headers) == found
 
 
-@pytest.mark.parametrize("header", ['a="\\' * 3000, "a" * 8000, "a=" * 4000, 'Bearer realm="' + "\\" * 8000, " " * 8000])
+@pytest.mark.parametrize(
+    "header", ['a="\\' * 3000, "a" * 8000, "a=" * 4000, 'Bearer realm="' + "\\" * 8000, " " * 8000]
+)
 def test_a_challenge_made_to_take_long_does_not(header: str) -> None:
     begin = time.process_time()
     distribution.challenges([header])
@@ -73,7 +81,10 @@ def test_a_challenge_made_to_take_long_does_not(header: str) -> None:
 
 
 def test_what_a_token_is_asked_for() -> None:
-    assert distribution.token_query(Challenge("bearer", "r", "s", "x"), "a/b") == {"service": "s", "scope": "x"}
+    assert distribution.token_query(Challenge("bearer", "r", "s", "x"), "a/b") == {
+        "service": "s",
+        "scope": "x",
+    }
     assert distribution.token_query(Challenge("bearer", "r"), "a/b") == {"scope": "repository:a/b:pull"}
 
 
@@ -90,7 +101,8 @@ def test_tokens(body: bytes, token: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"{}", b'{"token":""}', b'{"token":"a\\r\\nb"}', b'{"token":"\\u00e9"}', b'{"token":[]}', b"[]"]
+    "body",
+    [b"", b"{}", b'{"token":""}', b'{"token":"a\\r\\nb"}', b'{"token":"\\u00e9"}', b'{"token":[]}', b"[]"],
 )
 def test_what_is_no_token_is_refused(body: bytes) -> None:
     with pytest.raises(Invalid):
@@ -120,7 +132,14 @@ def test_how_long_to_wait(value: str, seconds: float | None) -> None:
 
 @pytest.mark.parametrize(
     ("value", "start"),
-    [("bytes 5-9/10", 5), ("bytes 0-9/*", 0), ("bytes 5-9", None), ("items 5-9/10", None), ("bytes */10", None), ("", None)],
+    [
+        ("bytes 5-9/10", 5),
+        ("bytes 0-9/*", 0),
+        ("bytes 5-9", None),
+        ("items 5-9/10", None),
+        ("bytes */10", None),
+        ("", None),
+    ],
 )
 def test_where_a_range_begins(value: str, start: int | None) -> None:
     assert distribution.range_start(value) == start

@@ -22,7 +22,12 @@ def test_an_empty_file_means_the_registry_itself() -> None:
 
 def test_hosts_come_in_the_order_of_the_file_and_the_server_last() -> None:
     text = 'server = "https://up.test"\n[host."https://z.test"]\n[host."http://a.test:81"]\n[host."m.test"]'
-    assert urls(text) == ["https://z.test/v2", "http://a.test:81/v2", "https://m.test/v2", "https://up.test/v2"]
+    assert urls(text) == [
+        "https://z.test/v2",
+        "http://a.test:81/v2",
+        "https://m.test/v2",
+        "https://up.test/v2",
+    ]
     assert [host.origin for host in parse(text)] == [False, False, False, True]
 
 
@@ -63,7 +68,12 @@ def test_what_a_host_may_be_asked() -> None:
     ("ca", "client", "files", "pairs"),
     [
         ('"a.crt"', '"c.pem"', ["a.crt"], [("c.pem", "")]),
-        ('["a.crt", "/abs/b.crt"]', '["c.pem", "d.pem"]', ["a.crt", "/abs/b.crt"], [("c.pem", ""), ("d.pem", "")]),
+        (
+            '["a.crt", "/abs/b.crt"]',
+            '["c.pem", "d.pem"]',
+            ["a.crt", "/abs/b.crt"],
+            [("c.pem", ""), ("d.pem", "")],
+        ),
         ('["a.crt"]', '[["c.cert", "c.key"], ["d.pem"]]', ["a.crt"], [("c.cert", "c.key"), ("d.pem", "")]),
     ],
 )
@@ -77,7 +87,9 @@ def test_certificates(ca: str, client: str, files: list[str], pairs: list[tuple[
 
 
 def test_headers_may_have_several_values() -> None:
-    host = parse('[host."https://m.test"]\n[host."https://m.test".header]\nx-one = "1"\nx-two = ["2", "3"]')[0]
+    host = parse('[host."https://m.test"]\n[host."https://m.test".header]\nx-one = "1"\nx-two = ["2", "3"]')[
+        0
+    ]
     assert host.headers == (("x-one", "1"), ("x-two", "2"), ("x-two", "3"))
     assert "x-one" not in repr(host)
 

@@ -16,7 +16,9 @@ A, B, C = (f"sha256:{letter * 64}" for letter in "abc")
 
 def config(process: Any = None, diff_ids: Any = (), **over: Any) -> bytes:
     rootfs = {"type": "layers", "diff_ids": list(diff_ids) if isinstance(diff_ids, tuple) else diff_ids}
-    return json.dumps({"architecture": "amd64", "os": "linux", "config": process, "rootfs": rootfs, **over}).encode()
+    return json.dumps(
+        {"architecture": "amd64", "os": "linux", "config": process, "rootfs": rootfs, **over}
+    ).encode()
 
 
 def test_everything_a_container_needs_is_taken() -> None:
@@ -50,7 +52,11 @@ def test_everything_a_container_needs_is_taken() -> None:
 
 @pytest.mark.parametrize(
     "process",
-    [None, {}, dict.fromkeys(("User", "Env", "Entrypoint", "Cmd", "WorkingDir", "Volumes", "Labels", "StopSignal"))],
+    [
+        None,
+        {},
+        dict.fromkeys(("User", "Env", "Entrypoint", "Cmd", "WorkingDir", "Volumes", "Labels", "StopSignal")),
+    ],
 )
 def test_nothing_said_is_nothing_wanted(process: Any) -> None:
     assert image_config.parse(config(process), "it").config == ImageConfig()
@@ -62,7 +68,12 @@ def test_entries_that_are_no_variables_are_dropped() -> None:
 
 
 def test_labels_are_kept_as_data_and_huge_ones_dropped() -> None:
-    labels = {"containerd.io/restart.loguri": "binary:///x", "big": "x" * 4094, "fits": "x" * 4092, "é" * 2048: "x"}
+    labels = {
+        "containerd.io/restart.loguri": "binary:///x",
+        "big": "x" * 4094,
+        "fits": "x" * 4092,
+        "é" * 2048: "x",
+    }
     kept = image_config.parse(config({"Labels": labels}), "it").config.labels
     assert set(kept) == {"containerd.io/restart.loguri", "fits"}
 

@@ -1,5 +1,6 @@
 """Finding files in a tar, also in one made to mislead."""
 
+import contextlib
 import io
 import tarfile
 
@@ -121,7 +122,9 @@ def with_size(field: bytes) -> bytes:
     return bytes(block) + bytes(1024)
 
 
-@pytest.mark.parametrize("field", [b"\xff" * 12, b"\x80" + b"\xff" * 11, b"9", b"-1", b"0x10", b"1 1", b"77777777777"])
+@pytest.mark.parametrize(
+    "field", [b"\xff" * 12, b"\x80" + b"\xff" * 11, b"9", b"-1", b"0x10", b"1 1", b"77777777777"]
+)
 def test_a_size_that_cannot_be_is_refused(field: bytes) -> None:
     with pytest.raises(Invalid):
         index(with_size(field))
@@ -134,10 +137,8 @@ def test_a_size_beyond_octal_digits_is_understood() -> None:
 @given(st.binary(max_size=30), st.integers(0, 5 * 512), st.integers(0, 40))
 def test_a_damaged_tar_is_read_or_refused_and_nothing_else(new: bytes, at: int, cut: int) -> None:
     data = tar(member("a", 5), member("é" * 80, 5, pax_headers={"comment": "x"}))
-    try:
+    with contextlib.suppress(Invalid):
         index(data[:at] + new + data[at + cut :]).find("a")
-    except Invalid:
-        pass
 
 
 def test_a_bomb_of_entries_is_refused() -> None:

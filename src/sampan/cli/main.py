@@ -5,7 +5,6 @@ interrupted; `run` and `exec` pass on the code of what they ran. A command's mod
 command is used, so that help and completion come at once.
 """
 
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -88,7 +87,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _run(argv: Sequence[str] | None) -> int:
     try:
         result: Any = cli.main(argv, prog_name="sampan", standalone_mode=False)
-        sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except click.ClickException as error:
         error.show()
@@ -98,6 +96,3 @@ def _run(argv: Sequence[str] | None) -> int:
         return 1
     except (click.Abort, KeyboardInterrupt):
         return 130
-    except BrokenPipeError:  # `sampan logs web | head`: whoever read has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141

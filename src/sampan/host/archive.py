@@ -7,11 +7,11 @@ What the content means is `wire.archive`.
 import os
 import stat
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, cast
 
 import zstandard
 from isal import igzip
@@ -44,7 +44,7 @@ class Archives:
         if isinstance(source, Path) and await in_thread(source.is_dir):
             yield await _images(_Directory(source), machine)
             return
-        with _scratch_file(self._scratch) as tar:
+        async with _scratch_file(self._scratch) as tar:
             if isinstance(source, Path):
                 await finish(in_slow_thread(_expand, source, tar))
             else:
@@ -54,7 +54,7 @@ class Archives:
     async def _receive(self, stream: AsyncIterator[bytes], tar: BinaryIO) -> None:
         """Write the stream to disk, then expand it: a bomb then costs disk that is watched, not memory."""
         await step("image.import.receive")
-        with _scratch_file(self._scratch) as packed:
+        async with _scratch_file(self._scratch) as packed:
             written = 0
             async for piece in stream:
                 await in_thread(packed.write, piece)
@@ -153,6 +153,11 @@ class _Directory:
             fd = _step_into(fd, last, os.O_NONBLOCK)
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise Invalid(f"{name[:200]!r} in {self.path} is no regular file")
+        except OSError as error:
+            os.close(fd)
+            if isinstance(error, FileNotFoundError):
+                raise
+            raise Invalid(f"{name[:200]!r} in {self.path} cannot be read: {error.strerror}") from None
         except BaseException:
             os.close(fd)
             raise
@@ -175,12 +180,19 @@ async def _pieces(fd: int, offset: int, size: int) -> AsyncGenerator[bytes, None
         yield piece
 
 
-@contextmanager
-def _scratch_file(directory: Path) -> Iterator[BinaryIO]:
+@asynccontextmanager
+async def _scratch_file(directory: Path) -> AsyncIterator[BinaryIO]:
     """A file without a name: it is gone with the daemon, whatever happens."""
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=directory, prefix="import-") as file:
+    await in_thread(directory.mkdir, mode=0o700, parents=True, exist_ok=True)
+    file = await finish(in_thread(_nameless, directory))
+    try:
         yield file
+    finally:
+        await finish(in_slow_thread(file.close))  # frees its blocks: slow for a large one
+
+
+def _nameless(directory: Path) -> BinaryIO:
+    return cast(BinaryIO, tempfile.TemporaryFile(dir=directory, prefix="import-"))
 
 
 def _expand(packed: Path, tar: BinaryIO) -> None:

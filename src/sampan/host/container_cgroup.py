@@ -7,6 +7,7 @@ cgroup-v1/freezer-subsystem.rst.
 
 import os
 import signal
+import time
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -101,6 +102,19 @@ class ContainerCgroup:
                 with suppress(OSError):
                     found.update(proc.pids(Path(directory, "cgroup.procs").read_bytes()))
         return found - {os.getpid()}
+
+    def kill_and_remove(self, seconds: float) -> bool:
+        """`kill` and `remove` until the group is gone, for at most `seconds`: the dead take a moment to
+        leave it."""
+        deadline = time.monotonic() + seconds
+        pause = 0.001
+        while not self.remove():
+            self.kill()
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(pause)
+            pause = min(pause * 2, 0.05)
+        return True
 
     def remove(self) -> bool:
         """Remove the group and those below; whether it is gone everywhere. Something alive in it keeps it."""

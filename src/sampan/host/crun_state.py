@@ -17,7 +17,6 @@ from sampan.model.process import ProcessRef
 from sampan.wire import cgroup_paths, crun
 
 _FIFO = "exec.fifo"
-_CONFIG_LIMIT = 16 << 20
 
 
 class CrunState:
@@ -91,6 +90,6 @@ class CrunState:
 
     def _config(self, directory: Path) -> crun.Config | None:
         try:
-            return crun.config(read_small(f"{directory}/config.json", _CONFIG_LIMIT))
+            return crun.config((directory / "config.json").read_bytes())
         except OSError:
             return None

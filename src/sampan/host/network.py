@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from sampan.host.cni import nftables
 from sampan.host.cni.chain import Chain, read
 from sampan.host.cni.confdir import ConfDir
 from sampan.host.cni.executed import Executed
@@ -49,6 +50,7 @@ class CniNetwork:
     async def close(self) -> None:
         """Stop what runs in the background."""
         await self._tasks.stop()
+        await in_thread(nftables.close)
 
     async def load(self) -> bytes:
         """The conflist to use now, as JSON. Raises Unavailable naming the directory and what is wrong with

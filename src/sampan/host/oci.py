@@ -16,7 +16,7 @@ from sampan.host import exits, monitor, processes
 from sampan.host.crun_state import CrunState
 from sampan.host.exec_sync import LOG, PROCESS, exec_sync
 from sampan.host.process import run
-from sampan.host.threads import in_thread
+from sampan.host.threads import in_slow_thread, in_thread
 from sampan.model.errors import ToolFailed, Unavailable
 from sampan.model.process import ProcessRef
 from sampan.runtime.ports import ExecResult, Exit, Launch, Launched
@@ -25,6 +25,10 @@ from sampan.wire import conmon, crun
 
 _STATE_LINK = "runtime"  # in the bundle: where the runtime keeps the container's state
 _DEATH_SECONDS = 5.0  # for a killed container to be gone
+
+
+class _AlreadyThere(ToolFailed):
+    """A container of this id exists: whoever made it still wants it."""
 
 
 class CrunConmon:
@@ -41,12 +45,12 @@ class CrunConmon:
     async def create(self, launch: Launch) -> Launched:
         """conmon up, container created and waiting. ToolFailed with the runtime's own words; nothing is left
         then."""
-        # checked apart: what is made below is removed again on failure, and this would be somebody else's
-        await in_thread(self._require_new, launch)
         await step("oci.create", launch.id)
         try:
             runtime = await finish(in_thread(self._prepare, launch))
             init, watcher = await monitor.launch(self._command(launch, runtime))
+        except _AlreadyThere:  # not ours to discard
+            raise
         except BaseException:
             await finish(self._discard(launch))
             raise
@@ -68,13 +72,11 @@ class CrunConmon:
             systemd_cgroup=self._systemd_cgroup,
         )
 
-    def _require_new(self, launch: Launch) -> None:
-        known = (launch.handler.root / launch.id).exists()
-        if known or monitor.watching(launch.bundle, launch.id) is not None:
-            raise ToolFailed([launch.handler.path, "create", launch.id], 1, "the container already exists")
-
     def _prepare(self, launch: Launch) -> str:
         """Make what conmon needs; the absolute path of the runtime, which conmon does not search for."""
+        known = (launch.handler.root / launch.id).exists()
+        if known or monitor.watching(launch.bundle, launch.id) is not None:
+            raise _AlreadyThere([launch.handler.path, "create", launch.id], 1, "the container already exists")
         program = shutil.which(launch.handler.path)
         if program is None:
             raise ToolFailed(
@@ -136,22 +138,21 @@ class CrunConmon:
     async def _kill_and_delete(self, handler: Handler, id: str, state: CrunState) -> None:
         cgroup = await in_thread(state.cgroup)
         init = await in_thread(state.init)
-        await in_thread(_kill, state)
+        await in_thread(cgroup.kill)
         if init is not None:
             await processes.send(init, signal.SIGKILL)
             with suppress(TimeoutError):
                 async with asyncio.timeout(_DEATH_SECONDS):
                     await processes.gone(init)
         await monitor.leave(state.bundle, id)  # it notes an OOM kill while the cgroup is there
-        if await in_thread(state.dissolve):
-            return
-        await run(crun.delete(handler.path, str(handler.root), id), check=False)
-        await in_thread(state.forget)
-        if not await in_thread(cgroup.remove):
+        if not await in_slow_thread(cgroup.kill_and_remove, _DEATH_SECONDS):
             left = sorted(await in_thread(cgroup.processes))
             raise Unavailable(
                 f"container {id}: processes {left} do not die (stuck in the kernel?); try again"
             )
+        if not await in_thread(state.dissolve):
+            await run(crun.delete(handler.path, str(handler.root), id), check=False)
+            await in_thread(state.forget)
 
     def _sweep(self, bundle: Path, id: str) -> None:
         for leftover in (*conmon.LEFTOVERS, _STATE_LINK):

@@ -99,11 +99,12 @@ def _open(process: ProcessRef) -> int | None:
 
 
 async def kill_family(root: ProcessRef, seconds: float = 5.0) -> None:
-    """SIGKILL a process, all its descendants and all members of their sessions, and wait until they are gone.
+    """SIGKILL a process, all its descendants and all members of their sessions, and wait until they are
+    gone.
 
-    Stopped first, killed then: so no parent dies while its child is being found, and no script runs on when the
-    command that it waits for dies. One that has left both the tree and the session before (a daemon) is not found.
-    What the kernel cannot kill holds the caller for `seconds`.
+    Stopped first, killed then: so no parent dies while its child is being found, and no script runs on
+    when the command that it waits for dies. One that has left both the tree and the session before (a
+    daemon) is not found. What the kernel cannot kill holds the caller for `seconds`.
     """
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
@@ -123,7 +124,9 @@ def _kill_family(root: ProcessRef) -> list[ProcessRef]:
         for process in fresh:
             send_now(process, signal.SIGSTOP)
         stopped += fresh
-        sessions |= {member.session for member in found if member.pid != root.pid or member.session == root.pid}
+        sessions |= {
+            member.session for member in found if member.pid != root.pid or member.session == root.pid
+        }
     for process in stopped:
         send_now(process, signal.SIGKILL)
     return stopped

@@ -133,7 +133,9 @@ class _Repository:
         """One error for all: of the last one's kind, because the registry itself comes after its mirrors."""
         what = f"cannot pull {self._reference}"
         if not failures:
-            return RegistryUnavailable(f"{what}: no host configured for {self._reference.domain} may be asked")
+            return RegistryUnavailable(
+                f"{what}: no host configured for {self._reference.domain} may be asked"
+            )
         return type(failures[-1])(f"{what}: {'; '.join(str(failure.args[0]) for failure in failures)}")
 
 

@@ -34,7 +34,7 @@ ATTEMPTS = 4
 LONGEST_WAIT = 60.0  # seconds; a registry that asks for more is not waited for
 READ_BUFFER = 512 << 10  # bytes buffered of one download before the socket is left to wait
 ERROR_BODY = 64 << 10  # bytes of an error answer that are read
-MINIMUM_RATE = 1024  # bytes a second; a download below it for a whole progress timeout is taken up anew
+MINIMUM_RATE = 1024  # bytes a second; a download below it for an attempt's time is taken up anew
 WORTH_ANOTHER = 1 << 20  # bytes a broken download must have brought for its attempts to count anew
 
 _LOCATION = re.compile(r"[\x21-\x7e]+")
@@ -43,11 +43,16 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long to wait: for a byte to move (seconds, 0: for ever), and how a pause between attempts is
-    made."""
+    """How long to wait: `progress` seconds (0: for ever) for a byte to move, over all attempts that bring
+    nothing; and how the pause between two attempts is made."""
 
     progress: float = 300.0
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep
+
+    @property
+    def attempt(self) -> float | None:
+        """The share of one attempt: a stalled connection is worth a new one before all patience is gone."""
+        return self.progress / ATTEMPTS or None
 
 
 class Endpoint:
@@ -185,7 +190,7 @@ class Endpoint:
         )
         try:
             self._resolver.check_literal(url.host or "")
-            async with asyncio.timeout(self._patience.progress or None):
+            async with asyncio.timeout(self._patience.attempt):
                 return await self._opened().request(
                     method,
                     url,
@@ -196,15 +201,14 @@ class Endpoint:
                     proxy=_proxy(url),
                 )
         except (aiohttp.ClientError, AddressRefused, OSError, ValueError) as error:
-            raise explain(error, url, self._patience.progress) from None
+            raise explain(error, url, self._patience.attempt) from None
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
-            wait = self._patience.progress or None
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(resolver=self._resolver, limit=0),
                 timeout=aiohttp.ClientTimeout(
-                    total=None, sock_connect=self.host.dial_timeout, sock_read=wait
+                    total=None, sock_connect=self.host.dial_timeout, sock_read=self._patience.attempt
                 ),
                 headers={"User-Agent": "sampan"},
                 cookie_jar=aiohttp.DummyCookieJar(),
@@ -219,14 +223,14 @@ class Endpoint:
         """The body, if it is within `limit`; the answer is done with afterwards."""
         data = bytearray()
         try:
-            async with asyncio.timeout(self._patience.progress or None):
+            async with asyncio.timeout(self._patience.attempt):
                 while piece := await response.content.readany():
                     data += piece
                     if len(data) > limit:
                         where = distribution.redact(str(response.url))
                         raise Invalid(f"{where} sends more than the {limit} bytes allowed")
         except (aiohttp.ClientError, OSError) as error:
-            raise explain(error, response.url, self._patience.progress) from None
+            raise explain(error, response.url, self._patience.attempt) from None
         finally:
             _done(response)
         return bytes(data)
@@ -263,7 +267,7 @@ class Endpoint:
         """The body as it comes. Only waiting for the network counts against its rate, not what is done with
         it."""
         clock = asyncio.get_running_loop().time
-        window = self._patience.progress
+        window = self._patience.attempt
         waited, received = 0.0, 0
         try:
             while True:

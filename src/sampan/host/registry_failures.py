@@ -23,14 +23,14 @@ class Broken(Exception):
         self.after = after
 
 
-def explain(error: Exception, url: URL, patience: float) -> Exception:
+def explain(error: Exception, url: URL, patience: float | None) -> Exception:
     """The error to raise for what a request to `url` ran into: Broken if trying again may help."""
     where = distribution.redact(str(url))
     if isinstance(error, aiohttp.ClientConnectorError | AddressRefused):
         return _unconnected(error, url, where)
     if isinstance(error, TimeoutError):
         return Broken(
-            f"{where} let {patience:g} s pass without a byte, or did not take the connection in time"
+            f"{where} let {patience or 0:g} s pass without a byte, or did not take the connection in time"
         )
     if isinstance(error, aiohttp.ClientResponseError):
         return RegistryUnavailable(f"{where} does not speak HTTP as it should")

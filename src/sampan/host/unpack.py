@@ -35,7 +35,9 @@ def main() -> None:
     verb, *arguments = sys.argv[1:]
     try:
         report = stage(*arguments) if verb == "stage" else merge(*arguments)
-        answer = '{"ok": {' + ", ".join(f"{_quoted(key)}: {_json(value)}" for key, value in report.items()) + "}}"
+        answer = (
+            '{"ok": {' + ", ".join(f"{_quoted(key)}: {_json(value)}" for key, value in report.items()) + "}}"
+        )
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is the answer
         answer = f'{{"error": [{", ".join(map(_quoted, _explained(error)))}]}}'
     os.write(1, answer.encode() + b"\n")

@@ -71,7 +71,11 @@ def read(fd: int, first: bytes = b"") -> Iterator[bytes]:
 def pipeline(chunks: Iterator[bytes], inflate: Inflate) -> tuple[Iterator[bytes], Hashed, Hashed]:
     """Start the threads. Returns the uncompressed bytes, and the hashes of both sides, whole once those have ended."""
     blob, plain = Hashed(), Hashed()
-    arrived, inflated = Channel(), Channel()
-    _thread.start_new_thread(arrived.feed, (blob.over(chunks),))
-    _thread.start_new_thread(inflated.feed, (plain.over(inflate(iter(arrived))),))
-    return iter(inflated), blob, plain
+    arrived, inflated, hashed = Channel(), Channel(), Channel()
+    for channel, pieces in (
+        (arrived, blob.over(chunks)),
+        (inflated, inflate(iter(arrived))),
+        (hashed, plain.over(iter(inflated))),
+    ):
+        _thread.start_new_thread(channel.feed, (pieces,))
+    return iter(hashed), blob, plain

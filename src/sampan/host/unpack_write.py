@@ -10,7 +10,20 @@ for later, when `host.unpack_merge` writes it onto the merged layers.
 import os
 import stat
 from collections.abc import Callable, Iterator
-from errno import E2BIG, EFBIG, EINVAL, EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOSPC, ENOTDIR, ENOTSUP, EPERM, ERANGE
+from errno import (
+    E2BIG,
+    EFBIG,
+    EINVAL,
+    EISDIR,
+    ELOOP,
+    ENAMETOOLONG,
+    ENOENT,
+    ENOSPC,
+    ENOTDIR,
+    ENOTSUP,
+    EPERM,
+    ERANGE,
+)
 
 from sampan.host import trees
 from sampan.host.syscalls import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
@@ -53,9 +66,13 @@ class Budget:
             self._unchecked = 0
             found = os.fstatvfs(self._fd)
             if found.f_bavail * found.f_frsize - size < self._reserve[0]:
-                raise Exhausted(f"no space left for the layer: {self._reserve[0] >> 20} MiB must stay free on the disk")
+                raise Exhausted(
+                    f"no space left for the layer: {self._reserve[0] >> 20} MiB must stay free on the disk"
+                )
             if found.f_files and found.f_favail < self._reserve[1]:
-                raise Exhausted(f"no inodes left for the layer: {self._reserve[1]} must stay free on the disk")
+                raise Exhausted(
+                    f"no inodes left for the layer: {self._reserve[1]} must stay free on the disk"
+                )
 
 
 class Writer:
@@ -341,7 +358,9 @@ class Writer:
             self._source_absent()
             return
         if stat.S_ISDIR(found.st_mode) or (stat.S_ISCHR(found.st_mode) and not found.st_rdev):
-            raise Invalid(f"{entry.name[:200]!r} is a hard link to {entry.link[:200]!r}, a directory or a whiteout")
+            raise Invalid(
+                f"{entry.name[:200]!r} is a hard link to {entry.link[:200]!r}, a directory or a whiteout"
+            )
         try:
             os.link(name, leaf, src_dir_fd=source, dst_dir_fd=self._fd, follow_symlinks=False)
         except FileExistsError:
@@ -352,7 +371,9 @@ class Writer:
             os.link(name, leaf, src_dir_fd=source, dst_dir_fd=self._fd, follow_symlinks=False)
         except OSError as error:
             if error.errno == EPERM:
-                raise Invalid(f"{entry.name[:200]!r} cannot be a hard link to {entry.link[:200]!r}") from error
+                raise Invalid(
+                    f"{entry.name[:200]!r} cannot be a hard link to {entry.link[:200]!r}"
+                ) from error
             raise
 
     # --- whiteouts (OCI image-spec layer.md: they hide what is below, never what this layer brings) ---------------
@@ -378,7 +399,9 @@ class Writer:
             return
         self._enter(parent)
         if os.fstat(self._fd).st_ino == self._root_inode:
-            self.opaque = True  # overlayfs heeds no mark on a layer's root; the layers below are left out instead
+            self.opaque = (
+                True  # overlayfs heeds no mark on a layer's root; the layers below are left out instead
+            )
         else:
             os.setxattr(self._fd, OPAQUE, b"y")
 
@@ -390,7 +413,9 @@ def _set_xattrs(fd: int, entry: tar.Entry) -> None:
         except OSError as error:
             if error.errno == ENOTSUP:  # the file system has none of this kind
                 continue
-            if error.errno == EPERM or (error.errno == ENOSPC and len(value) > _PAGE // 2):  # ext4: one block for all
+            if error.errno == EPERM or (
+                error.errno == ENOSPC and len(value) > _PAGE // 2
+            ):  # ext4: one block for all
                 raise Invalid(f"{entry.name[:200]!r} cannot have {key[:80]!r}: {error.strerror}") from error
             raise
 

@@ -33,4 +33,6 @@ def unzstd(chunks: Iterator[bytes]) -> Iterator[bytes]:
         while piece := reader.read(READ):
             yield piece
     except ZstdError as error:
-        raise Invalid(f"the zstd stream is damaged or needs a window above {WINDOW} bytes: {error}") from error
+        raise Invalid(
+            f"the zstd stream is damaged or needs a window above {WINDOW} bytes: {error}"
+        ) from error

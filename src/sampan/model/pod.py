@@ -76,9 +76,9 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
         return bool(self.conflist) and not self.stopped_at
 
 
-def ready(pod: Pod, at: int) -> Pod:
-    """All of it is there."""
-    return msgspec.structs.replace(pod, ready_at=at)
+def ready(pod: Pod, at: int, ips: tuple[str, ...] = (), cni_result: bytes = b"") -> Pod:
+    """All of it is there; the addresses and the CNI result of a pod with a network of its own."""
+    return msgspec.structs.replace(pod, ready_at=at, ips=ips, cni_result=cni_result)
 
 
 def broken(pod: Pod, at: int, reason: str) -> Pod:

@@ -18,10 +18,10 @@ from sampan.model.pod import Pod, PodState
 from sampan.runtime.containers import Containers
 from sampan.runtime.pod_init import PodInit
 from sampan.runtime.machine import Machine
-from sampan.runtime.ports import Attachment, PortMapping, SandboxPlan
+from sampan.runtime.ports import Attached, Attachment, PortMapping, SandboxPlan
 from sampan.runtime.state import Gone, State, now
 from sampan.spec import dns, namespaces, sysctls, validate
-from sampan.tasks import Joined, finish, step
+from sampan.tasks import Joined, both, finish, step
 
 CNI_SECONDS = 60.0
 DEFAULT_PARENT = {"cgroupfs": "/sampan", "systemd": "sampan.slice"}
@@ -89,28 +89,30 @@ class Pods:
         await step("pod.intent", pod.id)
         await self._state.commit(pod)
         try:
-            await self._make(pod)
+            attached = await self._make(pod)
             await step("pod.ready", pod.id)
-            await self._state.update_pod(pod.id, lambda now_: transitions.ready(now_, now()))
+            await self._state.update_pod(
+                pod.id, lambda now_: transitions.ready(now_, now(), attached.ips, attached.result)
+            )
         except BaseException:
             await finish(self._undo(pod.id))
             raise
         return pod.id
 
-    async def _make(self, pod: Pod) -> None:
-        await self._machine.sandboxes.create(await self._sandbox_plan(pod))
+    async def _make(self, pod: Pod) -> Attached:
+        plan = await self._sandbox_plan(pod)
+        await both(self._machine.sandboxes.create(plan), self._make_places(pod))
+        if not pod.conflist:
+            return Attached((), b"")
+        await step("pod.network", pod.id)
+        async with asyncio.timeout(CNI_SECONDS):
+            return await self._machine.network.attach(self._attachment(pod))
+
+    async def _make_places(self, pod: Pod) -> None:
         if pod.config.log_directory:
             await self._machine.bundles.make_log_directory(pod.config.log_directory)
         await step("pod.cgroup", pod.id)
         await self._machine.cgroups.make_parent(pod.cgroup_parent)
-        if pod.conflist:
-            await step("pod.network", pod.id)
-            async with asyncio.timeout(CNI_SECONDS):
-                attached = await self._machine.network.attach(self._attachment(pod))
-            await self._state.update_pod(
-                pod.id,
-                lambda now_: msgspec.structs.replace(now_, ips=attached.ips, cni_result=attached.result),
-            )
 
     async def _sandbox_plan(self, pod: Pod) -> SandboxPlan:
         files = {"hostname": pod.hostname.encode() + b"\n"}

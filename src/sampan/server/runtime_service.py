@@ -41,6 +41,7 @@ class UseCases:
     containers: Containers
     exec: Exec
     stats: Stats
+    damage: str = ""  # what was wrong with the state database when it was opened
 
 
 class RuntimeService(rpc.RuntimeServiceServicer):
@@ -54,6 +55,7 @@ class RuntimeService(rpc.RuntimeServiceServicer):
         self._containers = cases.containers
         self._exec = cases.exec
         self._stats = cases.stats
+        self._damage = cases.damage
 
     # --- pods -------------------------------------------------------------------------------------------------
 
@@ -179,6 +181,12 @@ class RuntimeService(rpc.RuntimeServiceServicer):
             cri.RuntimeCondition(type="RuntimeReady", status=True),
             cri.RuntimeCondition(
                 type="NetworkReady", status=network.ready, reason=network.reason, message=network.message
+            ),
+            cri.RuntimeCondition(
+                type="StateIntact",
+                status=not self._damage,
+                reason="DatabaseSetAside" if self._damage else "",
+                message=self._damage,
             ),
         ]
         handlers = [cri.RuntimeHandler(name=name) for name in sorted({"", *self._config.handlers})]

@@ -153,12 +153,7 @@ def bridge(conf: Mapping[str, Any]) -> Bridge:
         f"ipMasqBackend {read.ip_masq_backend}": read.ip_masq_backend != "nftables",
     }
     _refuse(unknown)
-    if (
-        not 0 < len(read.bridge) <= 15
-        or "/" in read.bridge
-        or read.bridge in (".", "..")
-        or " " in read.bridge
-    ):
+    if not _INTERFACE.fullmatch(read.bridge) or read.bridge in (".", ".."):
         raise Invalid(f"bridge name {read.bridge!r} is no interface name")
     if not 0 <= read.mtu <= 65535:
         raise Invalid(f"mtu {read.mtu} is out of range")

@@ -162,8 +162,8 @@ class Chain:
                 return
         if ours and each.program is not None:
             return
-        # Without a result it is not known who did it. The built-in part is undone by now; so that a chain cut off
-        # under other settings leaves nothing either, the program gets its turn too, if there is one.
+        # Without a result it is not known who did it. The built-in part is undone by now; so that a chain cut
+        # off under other settings leaves nothing either, the program gets its turn too, if there is one.
         unsure = made is None and each.program is not None and self._builtin
         if unsure and not await self._executed.find(each.plugin.type):
             return

@@ -82,7 +82,7 @@ class Links:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._netlink.__exit__(None, None, None)
+        self._netlink.close()
 
     def get(self, name: str) -> Link | None:
         """The link of that name, or None."""

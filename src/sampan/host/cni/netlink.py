@@ -88,6 +88,9 @@ class Netlink:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._socket.close()
 
     def request(self, kind: int, payload: bytes, flags: int = 0, what: str = "") -> list[bytes]:
@@ -107,7 +110,7 @@ class Netlink:
                     answers.append(answer)
 
     def batch(self, messages: Sequence[tuple[int, int, bytes]], what: str = "") -> None:
-        """Send messages (kind, flags, payload) that take effect together or not at all; raises the first error.
+        """Send messages (kind, flags, payload) that take effect all or none; raises the first error.
 
         It has done so before `send` returns.
         """

@@ -167,6 +167,9 @@ class Nftables:
     def __init__(self) -> None:
         self._netlink = Netlink(NETFILTER)
 
+    def close(self) -> None:
+        self._netlink.close()
+
     def has_chain(self, name: str, rules: int) -> bool:
         """Whether our table has this chain with at least so many rules in it."""
         payload = _header() + text(_CHAIN_TABLE, TABLE) + text(_CHAIN_NAME, name)
@@ -220,6 +223,13 @@ def opened() -> Iterator[Nftables]:
         if not _host:
             _host.append(Nftables())
         yield _host[0]
+
+
+def close() -> None:
+    """Close it; the next user opens another."""
+    with _turn:
+        if _host:
+            _host.pop().close()
 
 
 def _header() -> bytes:

@@ -1,0 +1,130 @@
+"""Sampan's own image service over a real socket."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from sampan.api import cri_pb2 as cri
+from sampan.api import sampan_pb2 as api
+from sampan.api import sampan_pb2_grpc as rpc
+from sampan.host.archive import Archives
+from sampan.runtime.images import Images, Supply
+from sampan.runtime.state import State
+from sampan.server.image_admin import ImageAdmin
+from sampan.server.interceptor import Interceptor
+from sampan.tasks import Tasks
+from tests import images
+from tests.fake_layers import FakeLayers
+from tests.fake_registry import FakeRegistry, layer_digests
+from tests.fakes import FakeJournal
+from tests.images import Entry
+
+TARS = [images.layer([Entry(f"file{number}", data=os.urandom(50_000))]) for number in range(2)]
+APP = images.image(TARS, architecture="amd64")
+NAME = "docker.io/library/app:v1"
+
+
+@pytest.fixture
+def registry() -> FakeRegistry:
+    registry = FakeRegistry()
+    registry.push(APP, NAME)
+    return registry
+
+
+@pytest.fixture
+async def client(registry: FakeRegistry, short_tmp: Path) -> AsyncIterator[Any]:
+    tasks = Tasks()
+    cases = Images(
+        State(FakeJournal()), FakeLayers(), Supply(registry, Archives(short_tmp / "x"), "x86_64"), tasks
+    )
+    server = grpc.aio.server(interceptors=[Interceptor()])
+    rpc.add_ImagesServicer_to_server(ImageAdmin(cases), server)
+    address = f"unix://{short_tmp}/s"
+    server.add_insecure_port(address)
+    await server.start()
+    async with grpc.aio.insecure_channel(address) as channel:
+        yield rpc.ImagesStub(channel)
+    await server.stop(None)
+    await tasks.stop()
+
+
+async def test_a_pull_tells_how_it_goes_and_ends_with_the_id(client: Any) -> None:
+    *news, last = [message async for message in client.Pull(api.PullRequest(image="app:v1"))]
+    assert last == api.PullProgress(image_id=APP.id)
+    ready = {(message.layer, message.done, message.total) for message in news if message.ready}
+    assert ready == {
+        (digest, len(APP.blobs[digest]), len(APP.blobs[digest])) for digest in layer_digests(APP)
+    }
+    assert all(message.done <= message.total for message in news)
+
+
+async def test_a_second_client_sees_the_pull_that_is_under_way(client: Any, registry: FakeRegistry) -> None:
+    digest = layer_digests(APP)[0]
+    gate = registry.gate(digest)
+    first = client.Pull(api.PullRequest(image="app:v1"))
+    await registry.arrived[digest].wait()
+    second = client.Pull(api.PullRequest(image="app:v1"))
+    reading = asyncio.create_task(anything(second))
+    await asyncio.sleep(0.05)
+    gate.set()
+    assert (await anything(first))[-1].image_id == APP.id
+    assert (await reading)[-1].image_id == APP.id
+    assert registry.count("stream") == 2
+
+
+async def anything(call: Any) -> list[api.PullProgress]:
+    return [message async for message in call]
+
+
+async def test_a_client_that_leaves_does_not_end_the_pull(client: Any, registry: FakeRegistry) -> None:
+    digest = layer_digests(APP)[0]
+    gate = registry.gate(digest)
+    call = client.Pull(api.PullRequest(image="app:v1"))
+    await registry.arrived[digest].wait()
+    call.cancel()
+    gate.set()
+    assert (await anything(client.Pull(api.PullRequest(image="app:v1"))))[-1].image_id == APP.id
+    assert registry.count("stream") == 2
+
+
+@pytest.mark.parametrize(
+    ("request_", "code"),
+    [
+        (api.PullRequest(image="app:nope"), grpc.StatusCode.NOT_FOUND),
+        (api.PullRequest(image="UPPER"), grpc.StatusCode.INVALID_ARGUMENT),
+        (api.PullRequest(image="app:v1", auth=cri.AuthConfig(auth="%")), grpc.StatusCode.INVALID_ARGUMENT),
+    ],
+)
+async def test_a_pull_that_fails_says_why(
+    client: Any, request_: api.PullRequest, code: grpc.StatusCode
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await anything(client.Pull(request_))
+    assert caught.value.code() is code
+
+
+async def pieces(data: bytes) -> AsyncIterator[api.ImportChunk]:
+    for offset in range(0, len(data), 10_000):
+        yield api.ImportChunk(data=data[offset : offset + 10_000])
+
+
+async def test_an_archive_is_taken_in(client: Any) -> None:
+    other = images.image(TARS[:1], architecture="amd64")
+    data = images.oci_layout({"app:v1": APP, "docker.io/library/other:v2": other})
+    results = [result async for result in client.Import(pieces(data))]
+    assert [(result.image_id, list(result.tags)) for result in results] == [
+        (APP.id, [NAME]),
+        (other.id, ["docker.io/library/other:v2"]),
+    ]
+
+
+async def test_what_is_no_archive_is_refused(client: Any) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async for _ in client.Import(pieces(b"no archive" * 1000)):
+            pass
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
