@@ -26,7 +26,7 @@ class FakeLayers:
     def has(self, chain_id: str) -> bool:
         return chain_id in self.published
 
-    async def unpack(self, chunks: AsyncIterator[bytes], compression: str) -> Staged:
+    async def unpack(self, chunks: AsyncIterator[bytes], compression: str, *, base: bool = False) -> Staged:
         self.failing("unpack")
         data = b"".join([chunk async for chunk in chunks])
         plain = decompress(data, compression)

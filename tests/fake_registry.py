@@ -79,7 +79,7 @@ class FakeRepository:
     async def read(self, blob: Descriptor, limit: int) -> bytes:
         self._ask("read", blob.digest)
         await asyncio.sleep(0)
-        return self._registry.blobs[blob.digest]
+        return self._blob(blob.digest)
 
     async def stream(self, blob: Descriptor) -> AsyncGenerator[bytes, None]:
         self._ask("stream", blob.digest)
@@ -90,12 +90,18 @@ class FakeRepository:
             if blob.digest in registry.gates:
                 registry.arrived[blob.digest].set()
                 await registry.gates[blob.digest].wait()
-            data = registry.blobs[blob.digest]
+            data = self._blob(blob.digest)
             for offset in range(0, len(data), PIECE):
                 await asyncio.sleep(0)
                 yield data[offset : offset + PIECE]
         finally:
             registry.streaming -= 1
+
+    def _blob(self, digest: str) -> bytes:
+        try:
+            return self._registry.blobs[digest]
+        except KeyError:
+            raise NotFound(f"{self._name}: no blob {digest}") from None
 
     def _ask(self, verb: str, what: str) -> None:
         self._registry.asked.append(f"{verb} {what}")

@@ -200,6 +200,16 @@ async def test_a_configured_header_goes_to_its_host_alone(
     assert "x-key" not in other.requests[0].headers
 
 
+async def test_credentials_take_the_place_of_a_configured_header(shop: Shop, evil: EvilRegistry) -> None:
+    evil.hosts_toml(
+        shop.certs, "evil.test", '[header]\nauthorization = "Basic c3RhdGlj"\nx-two = ["a", "b"]\n'
+    )
+    evil.gate = basic_gate
+    async with shop.open(credentials=JOHN) as repository:
+        await repository.manifest("latest")
+    assert [request.authorization for request in evil.requests] == ["Basic c3RhdGlj", JOHN.basic()]
+
+
 async def test_a_hosts_file_is_read_anew_at_each_pull(
     shop: Shop, evil: EvilRegistry, other: EvilRegistry
 ) -> None:
@@ -390,6 +400,17 @@ async def test_a_redirect_elsewhere_is_followed_without_credentials(
     async with shop.open(credentials=JOHN) as repository:
         assert await download(repository) == DATA
     assert [(request.authorization, request.query) for request in other.requests] == [("", "sig=S1GNATURE")]
+
+
+async def test_whoever_we_are_redirected_to_may_not_ask_who_we_are(
+    shop: Shop, evil: EvilRegistry, other: EvilRegistry
+) -> None:
+    evil.on(BLOB, redirect(f"{other.url}{BLOB}"))
+    tokens = TokenServer(other, f"{other.url}/token")
+    with pytest.raises(Denied):
+        async with shop.open(credentials=JOHN) as repository:
+            await download(repository)
+    assert tokens.asked == []
 
 
 async def test_a_redirect_within_the_registry_keeps_credentials(shop: Shop, evil: EvilRegistry) -> None:

@@ -6,23 +6,26 @@ from sampan.wire.proc import Stat, family, pids, stat
 
 
 @pytest.mark.parametrize(
-    ("name", "state", "dead"),
+    ("name", "state", "dead", "stopped"),
     [
-        (b"sleep", b"S", False),
-        (b"a) R (b", b"S", False),
-        (b") Z 1 1 1 (", b"R", False),
-        (b"", b"Z", True),
-        (b"x", b"X", True),
+        (b"sleep", b"S", False, False),
+        (b"a) R (b", b"T", False, True),
+        (b") Z 1 1 1 (", b"R", False, False),
+        (b"", b"Z", True, False),
+        (b"x", b"X", True, False),
+        (b"x", b"t", False, True),
     ],
 )
-def test_a_stat_file_is_parsed_whatever_the_program_is_called(name: bytes, state: bytes, dead: bool) -> None:
+def test_a_stat_file_is_parsed_whatever_the_program_is_called(
+    name: bytes, state: bytes, dead: bool, stopped: bool
+) -> None:
     rest = b" ".join(str(number).encode() for number in range(4, 53))
     text = b"77 (" + name + b") " + state + b" " + rest + b"\n"
-    assert stat(text) == Stat(pid=77, dead=dead, parent=4, session=6, start=22)
+    assert stat(text) == Stat(pid=77, dead=dead, stopped=stopped, parent=4, session=6, start=22)
 
 
 def process(pid: int, parent: int, session: int, dead: bool = False) -> Stat:
-    return Stat(pid=pid, dead=dead, parent=parent, session=session, start=1)
+    return Stat(pid=pid, dead=dead, stopped=False, parent=parent, session=session, start=1)
 
 
 def test_a_family_is_all_descendants() -> None:

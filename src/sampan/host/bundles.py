@@ -35,6 +35,10 @@ class HostBundles:
         bundle = self._paths.bundle(id)
         step_now("bundle.write", id)
         bundle.mkdir(mode=0o700, parents=True, exist_ok=True)
+        root = bundle / "rootfs"  # an overlay is mounted here by now, or it is the empty root of a pod's init
+        with suppress(FileExistsError):
+            root.mkdir()
+            root.chmod(0o755)  # the init is nobody, and must be able to look into its own root
         (bundle / "config.json").write_bytes(spec)
         return bundle
 

@@ -110,6 +110,22 @@ async def reopen_log(bundle: Path, id: str, log: Path) -> None:
 
 def _reopen_log(bundle: Path, id: str, log: Path) -> None:
     before = _identity(log)
+    monitor = watching(bundle, id)
+    _tell(bundle, id, conmon.REOPEN)
+    deadline = time.monotonic() + _REOPEN_SECONDS
+    pause = 0.0005
+    while _identity(log) in (None, before):
+        if monitor is None or find(monitor.pid) != monitor:
+            raise NotFound(f"container {id} has just ended: its log is not opened anew")
+        if time.monotonic() > deadline:
+            raise Lost(f"conmon of container {id} did not open {log} anew within {_REOPEN_SECONDS:.0f} s")
+        time.sleep(pause)  # conmon answers nothing, and a watch on the directory would cost more than this
+        pause = min(pause * 2, 0.05)
+    log.chmod(_LOG_MODE)
+
+
+def _tell(bundle: Path, id: str, line: bytes) -> None:
+    """Write a control line to conmon."""
     try:
         control = os.open(bundle / conmon.CONTROL, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError as error:  # ENXIO: nobody reads it
@@ -118,19 +134,11 @@ def _reopen_log(bundle: Path, id: str, log: Path) -> None:
     try:
         if not stat.S_ISFIFO(os.fstat(control).st_mode):
             raise Lost(
-                f"{bundle / conmon.CONTROL} is no fifo: container {id} cannot be told to open its log anew"
+                f"{bundle / conmon.CONTROL} is no fifo: conmon of container {id} cannot be told anything"
             )
-        os.write(control, conmon.REOPEN)
+        os.write(control, line)
     finally:
         os.close(control)
-    deadline = time.monotonic() + _REOPEN_SECONDS
-    pause = 0.0005
-    while _identity(log) in (None, before):
-        if time.monotonic() > deadline:
-            raise Lost(f"conmon of container {id} did not open {log} anew within {_REOPEN_SECONDS:.0f} s")
-        time.sleep(pause)  # conmon answers nothing, and a watch on the directory would cost more than this
-        pause = min(pause * 2, 0.05)
-    log.chmod(_LOG_MODE)
 
 
 def _identity(log: Path) -> tuple[int, int] | None:

@@ -114,22 +114,25 @@ async def kill_family(root: ProcessRef, seconds: float = 5.0) -> None:
 
 
 def _kill_family(root: ProcessRef) -> list[ProcessRef]:
-    stopped: list[ProcessRef] = []
+    """One pass; the processes that were killed, none if there was no one left."""
+    known: list[ProcessRef] = []
     sessions: set[int] = set()
+    quiet = False
     for _ in range(_STOP_ROUNDS):
         found = sorted(_family(root, sessions), key=lambda member: (member.start, member.pid))
-        fresh = [ref for member in found if (ref := ProcessRef(member.pid, member.start)) not in stopped]
-        if not fresh:
+        fresh = [ref for member in found if (ref := ProcessRef(member.pid, member.start)) not in known]
+        if not fresh and quiet:  # all had stopped before this look began: it missed nobody
             break
         for process in fresh:
             send_now(process, signal.SIGSTOP)
-        stopped += fresh
+        known += fresh
         sessions |= {
             member.session for member in found if member.pid != root.pid or member.session == root.pid
         }
-    for process in stopped:
+        quiet = all(member.stopped for member in found)
+    for process in known:
         send_now(process, signal.SIGKILL)
-    return stopped
+    return known
 
 
 def _family(root: ProcessRef, sessions: Collection[int]) -> set[proc.Stat]:

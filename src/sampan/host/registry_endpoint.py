@@ -17,6 +17,7 @@ from typing import TypeVar
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
+from multidict import CIMultiDict
 from yarl import URL
 
 from sampan.host.registry_address import AddressRefused, Resolver, tls
@@ -126,7 +127,8 @@ class Endpoint:
         """One attempt, with one more if the host wants to know who we are."""
         shown = self._login.authorization
         response = await self._redirected(method, url, headers, shown)
-        if response.status == 401:
+        # Only the host itself may ask who we are: not whoever it redirects to.
+        if response.status == 401 and response.url.origin() == self._origin:
             asked = distribution.challenges(response.headers.getall("WWW-Authenticate", []))
             await self._error_codes(
                 response
@@ -154,10 +156,11 @@ class Endpoint:
         for _ in range(REDIRECTS + 1):
             own = target.origin() == self._origin
             # What the host was configured to get, and what proves who we are, is for its own origin only.
-            extra = dict(self.host.headers) if own else {}
+            sent = CIMultiDict(self.host.headers if own else ())
             if own and authorization:
-                extra["Authorization"] = authorization
-            response = await self.send(method, target, {**extra, **headers})
+                sent["Authorization"] = authorization
+            sent.update(headers)
+            response = await self.send(method, target, sent)
             if response.status not in _REDIRECTS:
                 return response
             location = response.headers.get("Location", "")
@@ -194,7 +197,7 @@ class Endpoint:
                 return await self._opened().request(
                     method,
                     url,
-                    headers={"Accept-Encoding": "identity", **headers},
+                    headers=headers,
                     data=form,
                     allow_redirects=False,
                     ssl=context,
@@ -210,7 +213,7 @@ class Endpoint:
                 timeout=aiohttp.ClientTimeout(
                     total=None, sock_connect=self.host.dial_timeout, sock_read=self._patience.attempt
                 ),
-                headers={"User-Agent": "sampan"},
+                headers={"User-Agent": "sampan", "Accept-Encoding": "identity"},
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 read_bufsize=READ_BUFFER,

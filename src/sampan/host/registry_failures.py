@@ -28,10 +28,10 @@ def explain(error: Exception, url: URL, patience: float | None) -> Exception:
     where = distribution.redact(str(url))
     if isinstance(error, aiohttp.ClientConnectorError | AddressRefused):
         return _unconnected(error, url, where)
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return RegistryUnavailable(f"{where} cannot be reached: it does not take the connection")
     if isinstance(error, TimeoutError):
-        return Broken(
-            f"{where} let {patience or 0:g} s pass without a byte, or did not take the connection in time"
-        )
+        return Broken(f"{where} let {patience or 0:g} s pass without a byte")
     if isinstance(error, aiohttp.ClientResponseError):
         return RegistryUnavailable(f"{where} does not speak HTTP as it should")
     if isinstance(error, ValueError):

@@ -1,7 +1,7 @@
 """Directory trees by descriptor: delete one, measure one. Neither follows a symlink nor steps onto a mount.
 
-Blocking; for threads and stand-alone children, so it imports little. Depth does not matter: containers nest directories as
-deep as they like, so nothing recurses and no descriptor is held per level.
+Blocking; for threads and stand-alone children, so it imports little. Depth does not matter: containers nest
+directories as deep as they like, so nothing recurses and no descriptor is held per level.
 """
 
 import os
@@ -16,7 +16,9 @@ _WITHIN = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS | syscalls.RES
 
 
 class _Level:
-    """A directory on the way down: its name in its parent, who it is, and subdirectories still to be entered."""
+    """A directory on the way down: its name in its parent, who it is, and subdirectories still to be
+    entered.
+    """
 
     __slots__ = ("inode", "name", "pending")
 

@@ -1,8 +1,9 @@
-"""The child process that unpacks one image layer: `stage` writes it on its own, `merge` its rest onto the layers below.
+"""The child process that unpacks one image layer: `stage` writes it on its own, `merge` its rest onto the
+layers below.
 
-Started by `host.layers`, with descriptor 3 the staging directory (`fs` the layer, `rest` what waits for the layers below,
-`whiteouts`), and the blob on stdin. It answers with one JSON line, {"ok": {...}} or {"error": [class, message]}.
-Not a library: it drops the process's privileges and ends it.
+Started by `host.layers`, with descriptor 3 the staging directory (`fs` the layer, `rest` what waits for the
+layers below, `whiteouts`), and the blob on stdin. It answers with one JSON line, {"ok": {...}} or {"error":
+[class, message]}. Not a library: it drops the process's privileges and ends it.
 """
 
 import gc
@@ -15,6 +16,8 @@ from fcntl import F_SETPIPE_SZ, fcntl
 from sampan.host import unpack_confine as confine
 from sampan.host.syscalls import mount
 from sampan.host.unpack_inflate import inflater, sniff
+from sampan.host.unpack_layout import MERGED, OVERLAY_OPTIONS, REST, ROOT, WHITEOUTS, WORK
+from sampan.host.unpack_layout import STAGING as PLACE
 from sampan.host.unpack_merge import MergedWriter
 from sampan.host.unpack_stream import READ, pipeline, read
 from sampan.host.unpack_write import Budget, NeedsLowers, Writer, write_all
@@ -22,15 +25,14 @@ from sampan.model.errors import Exhausted, Invalid
 from sampan.wire.tar import Reader, Source
 
 STAGING, LAYERS = 3, 4  # descriptors we are started with
-REST, WHITEOUTS, ROOT, WORK, MERGED = "rest", "whiteouts", "fs", "work", "merged"
-# What a later kernel turns on by default must not change what a layer means; nor may a layer redirect anything.
-OVERLAY_OPTIONS = "index=off,metacopy=off,redirect_dir=nofollow"
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 Report = dict[str, str | int | bool]
 
 
 def main() -> None:
-    """Do what argv says: `stage COMPRESSION BASE RESERVE_BYTES RESERVE_INODES` or `merge KEY RESERVE_BYTES RESERVE_INODES LOWERS`."""
+    """Do what argv says: `stage COMPRESSION BASE RESERVE_BYTES RESERVE_INODES` or `merge KEY
+    RESERVE_BYTES RESERVE_INODES LOWERS`.
+    """
     gc.disable()
     verb, *arguments = sys.argv[1:]
     try:
@@ -94,12 +96,14 @@ def unpack(chunks: Iterator[bytes], writer: Writer, budget: Budget, rest: int = 
 
 
 def merge(key: str, reserve_bytes: str, reserve_inodes: str, lowers: str) -> Report:
-    """Unpack `rest` onto the overlay of `fs` over the layers `lowers`: names below descriptor 4, highest first."""
+    """Unpack `rest` onto the overlay of `fs` over the layers `lowers`: names below descriptor 4, highest
+    first.
+    """
     os.fchdir(STAGING)
     rest = os.open(REST, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     confine.private_mounts()
     os.fchdir(LAYERS)  # all relative to the store: five hundred lower layers must fit in a page
-    here = f"staging/{key}"
+    here = f"{PLACE}/{key}"
     options = f"lowerdir={lowers},upperdir={here}/{ROOT},workdir={here}/{WORK},{OVERLAY_OPTIONS}"
     mount("overlay", f"{here}/{MERGED}", "overlay", 0, options)
     os.fchdir(STAGING)

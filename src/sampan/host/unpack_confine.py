@@ -1,8 +1,8 @@
-"""Locks the unpacking child in: mount, network and IPC namespaces of its own, the layer as its root, few capabilities,
-little memory.
+"""Locks the unpacking child in: mount, network and IPC namespaces of its own, the layer as its root, few
+capabilities, little memory.
 
-From `enter` on nothing may be imported or looked up by path, because it would be the image's: the import system is
-emptied. This is the second wall; `host.unpack_write` is written to be safe without it.
+From `enter` on nothing may be imported or looked up by path, because it would be the image's: the import
+system is emptied. This is the second wall; `host.unpack_write` is written to be safe without it.
 """
 
 import os
@@ -59,7 +59,9 @@ def detached(path: str) -> int:
 
 
 def enter(path: str) -> None:
-    """Make `path` (a directory, or the root of a mount of ours) the root, and drop what is not needed to write there."""
+    """Make `path` (a directory, or the root of a mount of ours) the root, and drop what is not needed to
+    write there.
+    """
     mount(path, path, "", MS_BIND)
     mount("", path, "", MS_REMOUNT | MS_BIND | _CLOSED)
     os.chdir(path)

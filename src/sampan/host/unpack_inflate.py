@@ -1,4 +1,5 @@
-"""Decompression of layers for the unpacking child: gzip by isal, zstd by zstandard, in pieces of bounded size.
+"""Decompression of layers for the unpacking child: gzip by isal, zstd by zstandard, in pieces of bounded
+size.
 
 Both libraries are loaded by `inflater`, before the child confines itself. Sources: RFC 1952, RFC 8878.
 """
@@ -27,7 +28,9 @@ def sniff(first: bytes, stated: str) -> str:
 
 
 def inflater(compression: str) -> Inflate:
-    """The function that turns a compressed stream into its content; its library is loaded when this returns."""
+    """The function that turns a compressed stream into its content; its library is loaded when this
+    returns.
+    """
     if compression == "gzip":
         return gunzip
     if compression == "zstd":
@@ -83,7 +86,9 @@ class _Gunzip:
 
 
 def _drained(member: IgzipDecompressor, fed: memoryview) -> Iterator[bytes]:
-    """All that `fed` inflates to, never more than READ at once: a bomb's output waits in its compressed form."""
+    """All that `fed` inflates to, never more than READ at once: a bomb's output waits in its compressed
+    form.
+    """
     yield member.decompress(fed, READ)
     while not member.needs_input and not member.eof:
         yield member.decompress(b"", READ)

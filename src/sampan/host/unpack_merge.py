@@ -1,9 +1,9 @@
 """Writes the rest of a layer onto the merged view of the layers below: the part whose place depends on them.
 
-The root is an overlay mount, lower layers below and the layer itself as its upper directory, so the kernel does what a
-sequential unpacking would see: symlinks of lower layers lead where they lead, implicit directories keep their
-attributes, hard links reach lower files. Only whiteouts need work here: they must hide what is below and spare what this
-layer brought, and in the merged view both look alike.
+The root is an overlay mount, lower layers below and the layer itself as its upper directory, so the kernel
+does what a sequential unpacking would see: symlinks of lower layers lead where they lead, implicit
+directories keep their attributes, hard links reach lower files. Only whiteouts need work here: they must hide
+what is below and spare what this layer brought, and in the merged view both look alike.
 """
 
 import os
@@ -89,8 +89,8 @@ class MergedWriter(Writer):
 
     def _hide_all(self, parent: bytes) -> None:
         if self._entered(parent):
-            for name in os.listdir(self._fd):
-                self._hide_name(self._fd, self._real, os.fsencode(name))
+            for name in _names(self._fd):
+                self._hide_name(self._fd, self._real, name)
             self._stale = True
 
     def _entered(self, parent: bytes) -> bool:
@@ -116,14 +116,18 @@ class MergedWriter(Writer):
             return
         try:
             before = os.fstat(inner).st_mtime_ns
-            for child in os.listdir(inner):
-                self._hide_name(inner, path, os.fsencode(child))
+            for child in _names(inner):
+                self._hide_name(inner, path, child)
             os.utime(inner, ns=(before, before))
-            empty = not os.listdir(inner)
+            empty = not _names(inner)
         finally:
             os.close(inner)
         if empty and path in self._lifted:
             os.rmdir(name, dir_fd=fd)
+
+
+def _names(fd: int) -> list[bytes]:
+    return [os.fsencode(name) for name in os.listdir(fd)]
 
 
 def _join(parent: bytes, name: bytes) -> bytes:

@@ -1,7 +1,9 @@
-"""The unpacking child's pipeline: read and hash what comes in, inflate it, hash what comes out, each in a thread of its own.
+"""The unpacking child's pipeline: read and hash what comes in, inflate it, hash what comes out, each in a
+thread of its own.
 
 Reading, hashing and inflating large buffers release the GIL, so these overlap with each other and with the
-writing. Buffers in flight are bounded. Part of `host.unpack`'s child: imports little, and all of it before confinement.
+writing. Buffers in flight are bounded. Part of `host.unpack`'s child: imports little, and all of it before
+confinement.
 """
 
 import _thread
@@ -16,7 +18,9 @@ Inflate = Callable[[Iterator[bytes]], Iterator[bytes]]
 
 
 class Channel:
-    """A bounded queue of buffers from one thread to another. An exception that is sent is raised at the other end."""
+    """A bounded queue of buffers from one thread to another. An exception that is sent is raised at the
+    other end.
+    """
 
     def __init__(self, depth: int = DEPTH) -> None:
         self._items: SimpleQueue[bytes | BaseException | None] = SimpleQueue()
@@ -69,7 +73,9 @@ def read(fd: int, first: bytes = b"") -> Iterator[bytes]:
 
 
 def pipeline(chunks: Iterator[bytes], inflate: Inflate) -> tuple[Iterator[bytes], Hashed, Hashed]:
-    """Start the threads. Returns the uncompressed bytes, and the hashes of both sides, whole once those have ended."""
+    """Start the threads. Returns the uncompressed bytes, and the hashes of both sides, whole once those
+    have ended.
+    """
     blob, plain = Hashed(), Hashed()
     arrived, inflated, hashed = Channel(), Channel(), Channel()
     for channel, pieces in (

@@ -1,10 +1,11 @@
 """Writes archive entries below a directory, the layer's root, as they come.
 
-Every parent is resolved by openat2 in the root, every leaf is made with O_EXCL or a call that follows nothing, and metadata is
-set on descriptors: what an archive says can never reach outside, whatever it holds. A layer is written without the layers
-below it. The first entry whose place depends on them (its parent directory, or what it links to, is not in this
-layer) raises NeedsLowers before anything is done for it; `host.unpack` keeps that part of the archive
-for later, when `host.unpack_merge` writes it onto the merged layers.
+Every parent is resolved by openat2 in the root, every leaf is made with O_EXCL or a call that follows
+nothing, and metadata is set on descriptors: what an archive says can never reach outside, whatever it holds.
+A layer is written without the layers below it. The first entry whose place depends on them (its parent
+directory, or what it links to, is not in this layer) raises NeedsLowers before anything is done for it;
+`host.unpack` keeps that part of the archive for later, when `host.unpack_merge` writes it onto the merged
+layers.
 """
 
 import os
@@ -60,7 +61,9 @@ class Budget:
         self.room(size)
 
     def room(self, size: int) -> None:
-        """Exhausted if there is no room for `size` more bytes; looks only now and then, and at large sizes."""
+        """Exhausted if there is no room for `size` more bytes; looks only now and then, and at large
+        sizes.
+        """
         self._unchecked += size + _PAGE
         if self._unchecked >= _CHECK_EVERY:
             self._unchecked = 0
@@ -102,7 +105,9 @@ class Writer:
         }
 
     def write(self, entry: tar.Entry, reader: tar.Reader) -> None:
-        """Make one entry; `reader` has its data. NeedsLowers, Invalid, Exhausted, or OSError where the disk fails."""
+        """Make one entry; `reader` has its data. NeedsLowers, Invalid, Exhausted, or OSError where the
+        disk fails.
+        """
         parent, leaf = layer.place(entry.name)
         try:
             if not leaf:
@@ -131,13 +136,13 @@ class Writer:
             self._path = None
         self._stale = False
 
-    # --- where entries go ---------------------------------------------------------------------------------
+    # --- where entries go -----------------------------------------------------------------------------------
 
     def _enter(self, path: bytes) -> None:
         """Make `path` the current directory.
 
-        It is resolved anew unless it is the current one and nothing was removed since: what is only added cannot
-        change where a path leads that led to a directory before.
+        It is resolved anew unless it is the current one and nothing was removed since: what is only added
+        cannot change where a path leads that led to a directory before.
         """
         if path != self._path:
             self.leave()
@@ -228,7 +233,7 @@ class Writer:
         trees.remove(self._fd, leaf)
         self._stale = True
 
-    # --- the kinds of entries -----------------------------------------------------------------------------
+    # --- the kinds of entries -------------------------------------------------------------------------------
 
     def _root_entry(self, entry: tar.Entry) -> None:
         """The root's own entry. Anything but a directory there is passed over, as by the other runtimes."""
@@ -309,7 +314,9 @@ class Writer:
         self._dress(entry, leaf)
 
     def _device(self, entry: tar.Entry, leaf: bytes, reader: tar.Reader) -> None:
-        """A device or FIFO. Devices are made as the image says: the container's device cgroup decides about their use."""
+        """A device or FIFO. Devices are made as the image says: the container's device cgroup decides
+        about their use.
+        """
         kind, number = stat.S_IFIFO, 0
         if entry.kind != tar.FIFO:
             layer.check_device(entry.kind == tar.CHAR, *entry.device, entry.name)
@@ -376,7 +383,7 @@ class Writer:
                 ) from error
             raise
 
-    # --- whiteouts (OCI image-spec layer.md: they hide what is below, never what this layer brings) ---------------
+    # --- whiteouts (OCI image-spec layer.md: they hide what is below, never what this layer brings) ---------
 
     def _hide(self, parent: bytes, name: bytes) -> None:
         if self._base:

@@ -1,4 +1,6 @@
-"""zstd for the unpacking child; apart, because loading the library costs more than most layers do. Source: RFC 8878."""
+"""zstd for the unpacking child; apart, because loading the library costs more than most layers do.
+Source: RFC 8878.
+"""
 
 from collections.abc import Iterator
 

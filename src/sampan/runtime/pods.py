@@ -21,6 +21,7 @@ from sampan.runtime.machine import Machine
 from sampan.runtime.ports import Attached, Attachment, PortMapping, SandboxPlan
 from sampan.runtime.state import Gone, State, now
 from sampan.spec import dns, namespaces, sysctls, validate
+from sampan.spec.hosts import hosts
 from sampan.tasks import Joined, both, finish, step
 
 CNI_SECONDS = 60.0
@@ -115,10 +116,13 @@ class Pods:
         await self._machine.cgroups.make_parent(pod.cgroup_parent)
 
     async def _sandbox_plan(self, pod: Pod) -> SandboxPlan:
-        files = {"hostname": pod.hostname.encode() + b"\n"}
-        files["resolv.conf"] = dns.resolv_conf(pod.config.dns_config) or await self._machine.facts.host_file(
-            "/etc/resolv.conf"
-        )
+        host_file = self._machine.facts.host_file
+        own_network = "net" in pod.namespaces
+        files = {
+            "hostname": pod.hostname.encode() + b"\n",
+            "resolv.conf": dns.resolv_conf(pod.config.dns_config) or await host_file("/etc/resolv.conf"),
+            "hosts": hosts(own_network=own_network, node=b"" if own_network else await host_file("/etc/hosts")),
+        }
         return SandboxPlan(
             id=pod.id,
             namespaces=pod.namespaces,

@@ -287,9 +287,10 @@ class Layers(Protocol):
     def has(self, chain_id: str) -> bool:
         """Whether the layer is published and whole."""
 
-    async def unpack(self, chunks: AsyncIterator[bytes], compression: str) -> Staged:
-        """Unpack one layer; `compression` is gzip, zstd or none. Decompression, both hashes and the unpacking happen
-        in a child process. Raises Invalid (bad content), Exhausted (a budget), Lost (the child died)."""
+    async def unpack(self, chunks: AsyncIterator[bytes], compression: str, *, base: bool = False) -> Staged:
+        """Unpack one layer; `compression` is what it should be: gzip, zstd or none. `base`: it is the lowest of its
+        image. Decompression, both hashes and the unpacking happen in a child process. Raises Invalid (bad content),
+        Exhausted (a budget), Lost (the child died)."""
 
     async def publish(self, staged: Staged, chain_id: str, lowers: Sequence[str]) -> None:
         """Make it durable and visible over `lowers` (chain ids, lowest first, all published). Idempotent."""

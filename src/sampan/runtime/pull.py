@@ -123,7 +123,7 @@ class Intake:
         layer = wanted[place]
         async with self._locks(layer.chain_id):
             if not self._layers.has(layer.chain_id):
-                staged = await self._stage(layer, report)
+                staged = await self._stage(layer, place == 0, report)
                 try:
                     if place:
                         await published[place - 1].wait()
@@ -137,13 +137,13 @@ class Intake:
         size = layer.source.size
         report(Progress(layer.name, max(size, 0), size, ready=True))
 
-    async def _stage(self, layer: Wanted, report: Report) -> Staged:
+    async def _stage(self, layer: Wanted, base: bool, report: Report) -> Staged:
         """Fetch and unpack one layer, and hold it against what was promised."""
         async with self._slots, aclosing(layer.source.open()) as chunks:
             head = await _head(chunks)
             async with aclosing(_counted(head, chunks, layer, report)) as body:
                 await step("image.layer.unpack", layer.chain_id)
-                staged = await self._layers.unpack(body, compression(head))
+                staged = await self._layers.unpack(body, compression(head), base=base)
         try:
             _verify(staged, layer)
         except Invalid:

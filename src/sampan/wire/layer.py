@@ -1,7 +1,8 @@
-"""What one archive entry means for an image layer: where it goes, whether it is a whiteout, what of it is allowed.
+"""What one archive entry means for an image layer: where it goes, whether it is a whiteout, what of it is
+allowed.
 
-Paths are taken as in a chroot: a leading slash or ".." never leads above the layer's root. Resolving symlinks is the
-unpacker's work (host/unpack_write.py), on descriptors. Source: OCI image-spec layer.md.
+Paths are taken as in a chroot: a leading slash or ".." never leads above the layer's root. Resolving symlinks
+is the unpacker's work (host/unpack_write.py), on descriptors. Source: OCI image-spec layer.md.
 """
 
 from sampan.model.errors import Invalid
@@ -19,7 +20,9 @@ _OVERLAY = (b"trusted.overlay.", b"user.overlay.")
 
 
 def place(name: bytes) -> tuple[bytes, bytes]:
-    """The parent directory and the last component of an entry's name, both relative; ("", "") is the root itself."""
+    """The parent directory and the last component of an entry's name, both relative; ("", "") is the root
+    itself.
+    """
     if len(name) > PATH_LIMIT:
         raise Invalid(f"a path of {len(name)} bytes is longer than Linux allows: {name[:80]!r}...")
     if name[-1:] == b"/":
@@ -43,7 +46,9 @@ def _clean(name: bytes) -> bytes:
 
 
 def whiteout(leaf: bytes) -> bytes | None:
-    """The name that a whiteout `.wh.NAME` hides in the layers below; b"" for AUFS's own files, to be passed over."""
+    """The name that a whiteout `.wh.NAME` hides in the layers below; b"" for AUFS's own files, to be
+    passed over.
+    """
     if leaf.startswith(AUFS_PRIVATE):
         return b""
     hidden = leaf[len(WHITEOUT) :]

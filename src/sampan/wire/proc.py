@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 _GONE = (b"Z", b"X")
+_STOPPED = (b"T", b"t")
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +15,7 @@ class Stat:
 
     pid: int
     dead: bool  # a zombie, or on its way out
+    stopped: bool  # by SIGSTOP or a tracer: it can neither run nor fork
     parent: int
     session: int
     start: int
@@ -26,6 +28,7 @@ def stat(text: bytes) -> Stat:
     return Stat(
         pid=int(pid),
         dead=fields[0] in _GONE,
+        stopped=fields[0] in _STOPPED,
         parent=int(fields[1]),
         session=int(fields[3]),
         start=int(fields[19]),

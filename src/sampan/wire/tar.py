@@ -1,9 +1,9 @@
 """A streaming tar reader for image layers: ustar, v7, GNU long names, PAX, and the sparse formats.
 
-Not a general archiver: nothing is kept per entry, headers and sparse maps are capped, and whatever is damaged or unknown is
-one error, Invalid. What an entry means for a layer is `wire.layer`'s matter. Sources: POSIX pax(1p), GNU tar manual
-"Basic Tar Format" and "Storing Sparse Files". Where tools disagree we read as Go's archive/tar does, since that is
-what the other runtimes use.
+Not a general archiver: nothing is kept per entry, headers and sparse maps are capped, and whatever is damaged
+or unknown is one error, Invalid. What an entry means for a layer is `wire.layer`'s matter. Sources: POSIX
+pax(1p), GNU tar manual "Basic Tar Format" and "Storing Sparse Files". Where tools disagree we read as Go's
+archive/tar does, since that is what the other runtimes use.
 """
 
 from collections.abc import Iterator
@@ -186,7 +186,9 @@ class Reader:
         """The body of an extension header."""
         size = number(block[124:136])
         if not 0 <= size <= HEADER_LIMIT:
-            raise Invalid(f"an extension header of the archive claims {size} bytes; the limit is {HEADER_LIMIT}")
+            raise Invalid(
+                f"an extension header of the archive claims {size} bytes; the limit is {HEADER_LIMIT}"
+            )
         body = self.source.take(size + -size % BLOCK)
         raw.append(body)
         return body[:size]
@@ -241,7 +243,9 @@ class Reader:
 
 
 def _from_header(block: bytes) -> Entry:
-    name, mode, uid, gid, size, mtime, _, kind, link, magic, _, _, major, minor, prefix, _ = _FIELDS.unpack(block)
+    name, mode, uid, gid, size, mtime, _, kind, link, magic, _, _, major, minor, prefix, _ = _FIELDS.unpack(
+        block
+    )
     entry = Entry()
     entry.kind = kind
     entry.name = _until_nul(name)
@@ -264,7 +268,9 @@ def _from_header(block: bytes) -> Entry:
 
 
 def _plain_kind(entry: Entry) -> bytes:
-    """The member's type with the four ways to say "file" made one. Invalid for types that no layer may have."""
+    """The member's type with the four ways to say "file" made one. Invalid for types that no layer may
+    have.
+    """
     if entry.kind in _FILES:
         v7_directory = entry.kind == b"\0" and entry.name.endswith(b"/")
         return DIRECTORY if v7_directory else FILE
@@ -274,7 +280,9 @@ def _plain_kind(entry: Entry) -> bytes:
 
 
 def _apply_pax(entry: Entry, pax: dict[bytes, bytes]) -> None:
-    """Let PAX records override the header (POSIX pax(1p), "pax Extended Header"). Those without meaning here pass."""
+    """Let PAX records override the header (POSIX pax(1p), "pax Extended Header"). Those without meaning
+    here pass.
+    """
     for key, value in pax.items():
         if key.startswith(_XATTR):
             entry.xattrs[key[len(_XATTR) :]] = value
@@ -307,11 +315,20 @@ def pax_records(body: bytes) -> dict[bytes, bytes]:
         length = decimal(body[at:space]) if space > 0 else 0
         end = at + length
         key, equals, value = body[space + 1 : end - 1].partition(b"=")
-        if end > len(body) or end < space + 3 or body[end - 1 : end] != b"\n" or not equals or not key or b"\0" in key:
+        if (
+            end > len(body)
+            or end < space + 3
+            or body[end - 1 : end] != b"\n"
+            or not equals
+            or not key
+            or b"\0" in key
+        ):
             raise Invalid("a PAX header of the archive is malformed")
         if key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):
             if len(pairs) % 2 != (key == b"GNU.sparse.numbytes"):
-                raise Invalid("a sparse map of the archive is malformed: offsets and lengths do not alternate")
+                raise Invalid(
+                    "a sparse map of the archive is malformed: offsets and lengths do not alternate"
+                )
             pairs.append(value)
         else:
             records[key] = value
@@ -384,4 +401,3 @@ def _without_nul(value: bytes) -> bytes:
 
 def _show(entry: Entry) -> str:
     return f"entry {entry.name[:200]!r} of the archive"
-

@@ -1,4 +1,5 @@
-"""Sparse files in tar: old GNU, and PAX 0.0, 0.1 and 1.0. Maps are capped and checked before anybody seeks by them.
+"""Sparse files in tar: old GNU, and PAX 0.0, 0.1 and 1.0. Maps are capped and checked before anybody seeks by
+them.
 
 Source: GNU tar manual, "Storing Sparse Files".
 """
@@ -26,7 +27,9 @@ class SparseMap:
         self.size = size
 
     def check(self, stored: int, what: str) -> None:
-        """Invalid unless the extents are in order, disjoint, within the file, and as long as what is stored."""
+        """Invalid unless the extents are in order, disjoint, within the file, and as long as what is
+        stored.
+        """
         end = total = 0
         for offset, length in self.extents:
             if offset < end or length < 0:
@@ -62,7 +65,9 @@ def from_pax_records(pax: dict[bytes, bytes]) -> SparseMap:
 
 
 def from_pax_data(pax: dict[bytes, bytes], blocks: Iterator[bytes]) -> SparseMap:
-    """Format 1.0: decimal lines at the start of the data, padded to a block; the first says how many pairs follow."""
+    """Format 1.0: decimal lines at the start of the data, padded to a block; the first says how many
+    pairs follow.
+    """
     first = next(blocks, b"")
     count = _decimal(first.partition(b"\n")[0])
     if not 0 <= count <= MAP_LIMIT // 4:  # a pair takes four bytes at least

@@ -133,7 +133,7 @@ class Lab:
             self.drop(name)
         subprocess.run(["ip", "link", "del", self.bridge], check=False, capture_output=True)
         for pod_id in self._pods:
-            portmap.remove(pod_id, "eth0")
+            portmap.remove(self.name, pod_id, "eth0")
         chain = ""
         for line in output("nft", "list", "table", "inet", nftables.TABLE).splitlines():
             if match := re.match(r"\tchain (\w+_\w+) ", line):
@@ -172,15 +172,21 @@ def output(*argv: str) -> str:
 def inside(netns: str, work: Callable[[], T]) -> T:
     """Do something in a network namespace; sockets made there stay there."""
     results: list[T] = []
+    failures: list[BaseException] = []
 
     def body() -> None:
         with Path(netns).open() as pinned:
             setns(pinned.fileno(), CLONE_NEWNET)
-        results.append(work())
+        try:
+            results.append(work())
+        except BaseException as error:  # noqa: BLE001 - raised below, in the caller's thread
+            failures.append(error)
 
     thread = threading.Thread(target=body)
     thread.start()
     thread.join()
+    if failures:
+        raise failures[0]
     return results[0]
 
 

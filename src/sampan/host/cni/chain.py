@@ -124,7 +124,7 @@ class Chain:
             rules = await _told(what, in_thread(portmap.missing_rules, conf, network.name, before))
             if rules:
                 await self._load(rules, "cni.nft.ports", network.name)
-            await _told(what, finish(in_thread(portmap.add, conf, target, before)))
+            await _told(what, finish(in_thread(portmap.add, conf, network.name, target, before)))
         return before
 
     async def _load(self, rules: bytes, name: str, subject: str) -> None:
@@ -157,7 +157,10 @@ class Chain:
             case Portmap():
                 if not portmap.mappings(target):
                     return  # nothing was done by whoever did it
-                ours = await finish(in_thread(portmap.remove, target.container_id, target.ifname)) or ours
+                ours = (
+                    await finish(in_thread(portmap.remove, network.name, target.container_id, target.ifname))
+                    or ours
+                )
             case Loopback():
                 return
         if ours and each.program is not None:
@@ -224,7 +227,7 @@ class Chain:
                 case Bridge() as conf if ours:
                     await _own(bridge.check, conf, network.name, target, made)
                 case Portmap() as conf if ours:
-                    await in_thread(portmap.check, conf, target, made)
+                    await in_thread(portmap.check, conf, network.name, target, made)
                 case Loopback():
                     continue
                 case _:
@@ -248,7 +251,7 @@ class Chain:
                 case Bridge() as conf:
                     await in_thread(host_local.collect, conf.ipam, network.name, is_alive)
                 case Portmap():
-                    await in_thread(portmap.collect, is_alive)
+                    await in_thread(portmap.collect, network.name, is_alive)
         for each in self.programs(steps) if network.at_least("1.1.0") else ():
             request = cni_request.gc_configuration(network, each.plugin, valid)
             await self._executed.call("GC", each.plugin.type, request, None, each.refusal)

@@ -5,6 +5,7 @@ another. Its rules are in `nftables`; `missing_rules` says what must be loaded b
 threads.
 """
 
+import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -45,14 +46,15 @@ def missing_rules(conf: Portmap, network: str, result: Result) -> bytes:
     return b"".join(wanted)
 
 
-def add(conf: Portmap, target: Target, result: Result) -> None:
+def add(conf: Portmap, network: str, target: Target, result: Result) -> None:
     """Publish the pod's ports, all or none. Unavailable if one is taken."""
     addresses = _pod_addresses(result)
+    owner = _owner(network, target.container_id, target.ifname)
     elements = [
         element
         for mapping in mappings(target)
         for address in addresses
-        for element in _elements(conf, target, mapping, address)
+        for element in _elements(conf, owner, mapping, address)
     ]
     step_now("cni.nft.portmap", target.container_id)
     with nftables.opened() as tables:
@@ -73,23 +75,31 @@ def add(conf: Portmap, target: Target, result: Result) -> None:
             log.warning("UDP flows to host port %s were not forgotten: %s", port, error)
 
 
-def remove(container_id: str, ifname: str) -> bool:
+def remove(network: str, container_id: str, ifname: str) -> bool:
     """Withdraw what an attachment has published; whether there was anything. Idempotent."""
-    return bool(_remove(lambda element: element.owner == _owner(container_id, ifname)))
+    owner = _owner(network, container_id, ifname)
+    return bool(_remove(lambda element: element.owner == owner))
 
 
-def collect(alive: Callable[[str, str], bool]) -> None:
-    """Withdraw what attachments (container id, ifname) that are not alive have published."""
-    _remove(lambda element: "/" in element.owner and not alive(*element.owner.rsplit("/", 1)))
+def collect(network: str, alive: Callable[[str, str], bool]) -> None:
+    """Withdraw what attachments (container id, ifname) of this network that are not alive have published."""
+
+    def dead(element: Element) -> bool:
+        container_id, _, rest = element.owner.partition("/")
+        ifname = rest.partition("/")[0]
+        return element.owner == _owner(network, container_id, ifname) and not alive(container_id, ifname)
+
+    _remove(dead)
 
 
-def check(conf: Portmap, target: Target, result: Result) -> None:
+def check(conf: Portmap, network: str, target: Target, result: Result) -> None:
     """Raise Unavailable unless every port is published."""
     with nftables.opened() as tables:
         found = {element for name in nftables.MAPS for element in tables.elements(name)}
+    owner = _owner(network, target.container_id, target.ifname)
     for mapping in mappings(target):
         for address in _pod_addresses(result):
-            if not found.issuperset(_elements(conf, target, mapping, address)):
+            if not found.issuperset(_elements(conf, owner, mapping, address)):
                 raise Unavailable(
                     f"host port {mapping['hostPort']}/{mapping['protocol']} is no longer published"
                 )
@@ -118,13 +128,13 @@ def _pod_addresses(result: Result) -> list[Address]:
     return list(found.values())
 
 
-def _elements(conf: Portmap, target: Target, mapping: Mapping[str, Any], address: Address) -> list[Element]:
+def _elements(conf: Portmap, owner: str, mapping: Mapping[str, Any], address: Address) -> list[Element]:
     """What publishes one port towards one address of the pod; nothing if the host's address is of another
     family."""
     protocol, outside, inside = mapping["protocol"], mapping["hostPort"], mapping["containerPort"]
     if protocol not in PROTOCOLS or not 0 < outside < 65536 or not 0 < inside < 65536:
         raise Invalid(f"port mapping {outside}:{inside}/{protocol} is not possible")
-    owner, version = _owner(target.container_id, target.ifname), address.version
+    version = address.version
     to = endpoint(address, inside)
     key = port_key(protocol, outside)
     host = ip_address(mapping["hostIP"]) if mapping.get("hostIP") else None
@@ -157,5 +167,6 @@ def _conflict(tables: Nftables, elements: Sequence[Element]) -> str:
     return "the pod's host ports contradict each other, or another pod published one of them just now"
 
 
-def _owner(container_id: str, ifname: str) -> str:
-    return f"{container_id}/{ifname}"
+def _owner(network: str, container_id: str, ifname: str) -> str:
+    """The comment of an element, at most 128 bytes: the network's name, which may be longer, as a hash."""
+    return f"{container_id}/{ifname}/{hashlib.sha256(network.encode()).hexdigest()[:8]}"

@@ -1,0 +1,85 @@
+"""What every registry does, the one in memory and the client before a server."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from sampan.host.registry import RegistryClient
+from sampan.model.errors import NotFound
+from sampan.runtime.ports import Registry, Repository
+from sampan.wire import manifest, reference
+from sampan.wire.manifest import Descriptor
+from tests import images
+from tests.evil_registry import running
+from tests.fake_registry import FakeRegistry
+
+IMAGE = images.image([images.layer([images.Entry("file", data=b"x" * 100_000)])], compression="none")
+NAME = "docker.io/library/app"
+
+
+@contextlib.asynccontextmanager
+async def in_memory(_: Path) -> AsyncIterator[Registry]:
+    registry = FakeRegistry()
+    registry.push(IMAGE, f"{NAME}:latest")
+    yield registry
+
+
+@contextlib.asynccontextmanager
+async def served(certs: Path) -> AsyncIterator[Registry]:
+    async with running() as server:
+        server.serve(IMAGE, "library/app")
+        server.hosts_toml(certs, "docker.io")
+        yield RegistryClient([certs])
+
+
+@pytest.fixture(params=[in_memory, served])
+async def repository(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Repository]:
+    async with request.param(tmp_path) as registry, registry.open(reference.parse("app"), None) as opened:
+        yield opened
+
+
+async def test_a_tag_is_resolved_to_its_digest(repository: Repository) -> None:
+    assert await repository.resolve("latest") == IMAGE.digest
+    assert await repository.resolve(IMAGE.digest) == IMAGE.digest
+
+
+async def test_a_manifest_is_had_by_tag_and_by_digest(repository: Repository) -> None:
+    assert await repository.manifest("latest") == IMAGE.manifest
+    assert await repository.manifest(IMAGE.digest) == IMAGE.manifest
+
+
+async def test_blobs_are_had_whole_and_in_pieces(repository: Repository) -> None:
+    found = manifest.parse(IMAGE.manifest, "it")
+    assert isinstance(found, manifest.Manifest)
+    assert await repository.read(found.config, 1 << 20) == IMAGE.blobs[IMAGE.id]
+    pieces = [piece async for piece in repository.stream(found.layers[0])]
+    assert b"".join(pieces) == IMAGE.blobs[found.layers[0].digest]
+    assert all(pieces)
+
+
+async def test_a_download_may_be_left_in_the_middle(repository: Repository) -> None:
+    found = manifest.parse(IMAGE.manifest, "it")
+    assert isinstance(found, manifest.Manifest)
+    for _ in range(3):
+        stream = repository.stream(found.layers[0])
+        assert await anext(stream)
+        await stream.aclose()
+    assert await repository.resolve("latest") == IMAGE.digest
+
+
+@pytest.mark.parametrize("target", ["nope", "sha256:" + "0" * 64])
+async def test_what_is_not_there_is_not_found(repository: Repository, target: str) -> None:
+    with pytest.raises(NotFound):
+        await repository.resolve(target)
+    with pytest.raises(NotFound):
+        await repository.manifest(target)
+
+
+async def test_a_blob_that_is_not_there_is_not_found(repository: Repository) -> None:
+    absent = Descriptor(digest="sha256:" + "0" * 64, size=1)
+    with pytest.raises(NotFound):
+        await repository.read(absent, 10)
+    with pytest.raises(NotFound):
+        await anext(repository.stream(absent))
