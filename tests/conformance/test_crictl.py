@@ -45,8 +45,9 @@ def write(path: Path, value: dict[str, Any]) -> Path:
 
 def test_the_runtime_names_itself_and_is_ready(crictl: Crictl) -> None:
     assert "sampan" in crictl("version")
-    conditions = json.loads(crictl("info"))["status"]["conditions"]
-    assert {one["type"]: one["status"] for one in conditions} == {"RuntimeReady": True, "NetworkReady": True}
+    conditions = {one["type"]: one["status"] for one in json.loads(crictl("info"))["status"]["conditions"]}
+    assert {"RuntimeReady", "NetworkReady"} <= conditions.keys()
+    assert all(conditions.values())
 
 
 def test_a_pod_from_pull_to_removal(crictl: Crictl, short_tmp: Path) -> None:

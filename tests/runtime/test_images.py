@@ -709,7 +709,7 @@ def archived(one: images.Image, *tags: str, promised: bool = True) -> ArchivedIm
             yield one.blobs[digest]
 
         size = len(one.blobs[digest])
-        return LayerSource(digest, size, stream) if promised else LayerSource("", -1, stream)
+        return LayerSource(digest, size, "gzip", stream) if promised else LayerSource("", -1, "none", stream)
 
     digests = tuple(f"{tag.rpartition(':')[0]}@{one.digest}" for tag in tags) if promised else ()
     return ArchivedImage(tags, digests, one.blobs[one.id], tuple(source(each) for each in layer_digests(one)))

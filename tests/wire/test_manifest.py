@@ -166,14 +166,14 @@ def test_what_runs_on_a_pc(platform: Platform, runs: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("head", "name"),
+    ("media_type", "name"),
     [
-        (b"\x1f\x8b\x08\0", "gzip"),
-        (b"\x28\xb5\x2f\xfd", "zstd"),
-        (b"etc/", "none"),
-        (b"", "none"),
-        (b"\x1f", "none"),
+        (LAYER, "gzip"),
+        ("application/vnd.docker.image.rootfs.diff.tar.gzip", "gzip"),
+        ("application/vnd.oci.image.layer.v1.tar+zstd", "zstd"),
+        ("application/vnd.oci.image.layer.v1.tar", "none"),
+        ("application/vnd.docker.image.rootfs.diff.tar", "none"),
     ],
 )
-def test_compression_is_told_by_the_first_bytes(head: bytes, name: str) -> None:
-    assert manifest.compression(head) == name
+def test_how_a_layer_should_be_compressed(media_type: str, name: str) -> None:
+    assert manifest.compression(media_type) == name

@@ -21,12 +21,13 @@ from sampan.model.errors import Exhausted, Invalid
 from sampan.runtime.ports import ArchivedImage, LayerSource
 from sampan.tasks import finish, step
 from sampan.wire import archive
-from sampan.wire.manifest import GZIP_MAGIC, ZSTD_MAGIC
 from sampan.wire.tar_index import TarIndex
 
 PIECE = 1 << 20  # bytes read or written at once
 RESERVE = 512 << 20  # bytes of disk that an archive on its way in leaves free
 CHECK_EVERY = 64 << 20  # bytes written between two looks at the free space
+GZIP_MAGIC = b"\x1f\x8b"
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 ZSTD_WINDOW = 128 << 20  # bytes; what `zstd --long=27` needs, and no more
 
 
@@ -82,7 +83,10 @@ async def _images(store: _Store, machine: str) -> list[ArchivedImage]:
             image.tags,
             image.digests,
             image.config,
-            tuple(LayerSource(layer.digest, layer.size, store.opener(layer.file)) for layer in image.layers),
+            tuple(
+                LayerSource(layer.digest, layer.size, layer.compression, store.opener(layer.file))
+                for layer in image.layers
+            ),
         )
         for image in found
     ]

@@ -208,13 +208,14 @@ class Layers:
     async def _publish(self, key: str, unpacked: _Unpacked, chain_id: str, below: Sequence[str]) -> None:
         if not unpacked.has_root:
             await in_thread(self._store.inherit_root, key, below)
+        visible = [] if unpacked.opaque else below
+        if unpacked.whiteouts:
+            await in_slow_thread(self._store.prune_whiteouts, key, visible)
         if unpacked.rest:
             await step("layer.merge", chain_id)
-            merged = await self._merge(key, [] if unpacked.opaque else below)
+            merged = await self._merge(key, visible)
             unpacked.size += merged.size
             unpacked.inodes += merged.inodes
-        if unpacked.whiteouts:
-            await in_slow_thread(self._store.prune_whiteouts, key, [] if unpacked.opaque else below)
         record = Record(
             chain_id=chain_id,
             diff_id=unpacked.diff_id,

@@ -115,7 +115,8 @@ def _reopen_log(bundle: Path, id: str, log: Path) -> None:
     deadline = time.monotonic() + _REOPEN_SECONDS
     pause = 0.0005
     while _identity(log) in (None, before):
-        if monitor is None or find(monitor.pid) != monitor:
+        gone_by_now = monitor is None or find(monitor.pid) != monitor
+        if gone_by_now and _identity(log) in (None, before):  # looked at again: it may have done so and gone
             raise NotFound(f"container {id} has just ended: its log is not opened anew")
         if time.monotonic() > deadline:
             raise Lost(f"conmon of container {id} did not open {log} anew within {_REOPEN_SECONDS:.0f} s")

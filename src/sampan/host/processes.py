@@ -16,6 +16,7 @@ from sampan.host.threads import in_thread
 from sampan.model.process import ProcessRef
 from sampan.wire import proc
 
+REAP_SECONDS = 0.5  # for the root of a family to reap its killed children and end by itself
 _STOP_ROUNDS = 20  # looks for new members of a family that forks while it is being stopped
 
 
@@ -103,23 +104,37 @@ async def kill_family(root: ProcessRef, seconds: float = 5.0) -> None:
     gone.
 
     Stopped first, killed then: so no parent dies while its child is being found, and no script runs on
-    when the command that it waits for dies. One that has left both the tree and the session before (a
-    daemon) is not found. What the kernel cannot kill holds the caller for `seconds`.
+    when the command that it waits for dies. The root, a tool of ours such as `crun exec`, is left alone until it
+    has had time to reap its child: that zombie would else be the host init's to reap, and be seen in the container
+    until then. One that has left both the tree and the session before (a daemon) is not found. What the kernel
+    cannot kill holds the caller for `seconds`.
     """
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
-            while members := await in_thread(_kill_family, root):
-                for member in members:
-                    await gone(member)
+            await _kill_until_gone(root, spare_root=True)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(REAP_SECONDS):
+                    await gone(root)
+            await _kill_until_gone(root, spare_root=False)
 
 
-def _kill_family(root: ProcessRef) -> list[ProcessRef]:
+async def _kill_until_gone(root: ProcessRef, *, spare_root: bool) -> None:
+    while members := await in_thread(_kill_family, root, spare_root):
+        for member in members:
+            await gone(member)
+
+
+def _kill_family(root: ProcessRef, spare_root: bool) -> list[ProcessRef]:
     """One pass; the processes that were killed, none if there was no one left."""
     known: list[ProcessRef] = []
     sessions: set[int] = set()
     quiet = False
     for _ in range(_STOP_ROUNDS):
-        found = sorted(_family(root, sessions), key=lambda member: (member.start, member.pid))
+        family = _family(root, sessions)
+        found = sorted(
+            (member for member in family if not (spare_root and member.pid == root.pid)),
+            key=lambda member: (member.start, member.pid),
+        )
         fresh = [ref for member in found if (ref := ProcessRef(member.pid, member.start)) not in known]
         if not fresh and quiet:  # all had stopped before this look began: it missed nobody
             break
@@ -127,7 +142,7 @@ def _kill_family(root: ProcessRef) -> list[ProcessRef]:
             send_now(process, signal.SIGSTOP)
         known += fresh
         sessions |= {
-            member.session for member in found if member.pid != root.pid or member.session == root.pid
+            member.session for member in family if member.pid != root.pid or member.session == root.pid
         }
         quiet = all(member.stopped for member in found)
     for process in known:

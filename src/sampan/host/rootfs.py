@@ -91,6 +91,7 @@ class OverlayRootfs:
         like = (self._layers.root / top).stat()
         os.chown(upper, like.st_uid, like.st_gid)
         upper.chmod(stat.S_IMODE(like.st_mode))
+        os.utime(upper, ns=(like.st_mtime_ns, like.st_mtime_ns))
 
     def _find(self, id: str, top: str) -> None:
         if not (self._paths.writable(id) / UPPER).is_dir():

@@ -15,12 +15,13 @@ from fcntl import F_SETPIPE_SZ, fcntl
 
 from sampan.host import unpack_confine as confine
 from sampan.host.syscalls import mount
+from sampan.host.unpack_cursor import Budget, NeedsLowers
 from sampan.host.unpack_inflate import inflater, sniff
 from sampan.host.unpack_layout import MERGED, OVERLAY_OPTIONS, REST, ROOT, WHITEOUTS, WORK
 from sampan.host.unpack_layout import STAGING as PLACE
 from sampan.host.unpack_merge import MergedWriter
 from sampan.host.unpack_stream import READ, pipeline, read
-from sampan.host.unpack_write import Budget, NeedsLowers, Writer, write_all
+from sampan.host.unpack_write import Writer, write_all
 from sampan.model.errors import Exhausted, Invalid
 from sampan.wire.tar import Reader, Source
 

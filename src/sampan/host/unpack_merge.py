@@ -12,7 +12,8 @@ from errno import ENOENT, ENOTDIR
 
 from sampan.host import trees
 from sampan.host.syscalls import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, openat2
-from sampan.host.unpack_write import Budget, Writer
+from sampan.host.unpack_cursor import Budget
+from sampan.host.unpack_write import Writer
 from sampan.wire import layer, tar
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

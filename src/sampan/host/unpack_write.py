@@ -26,71 +26,23 @@ from errno import (
     ERANGE,
 )
 
-from sampan.host import trees
-from sampan.host.syscalls import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
-from sampan.model.errors import Exhausted, Invalid
+from sampan.host.syscalls import openat2
+from sampan.host.unpack_cursor import DIRECTORY, IN_ROOT, PAGE, Budget, Cursor, NeedsLowers
+from sampan.model.errors import Invalid
 from sampan.wire import layer, tar
 
 OPAQUE = "trusted.overlay.opaque"
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_IN_ROOT = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
 # What an archive can bring about by what it says; anything else is the disk's failure
 _ITS_FAULT = frozenset((ENAMETOOLONG, ELOOP, ENOTDIR, EISDIR, ENOENT, EFBIG, EINVAL, E2BIG, ERANGE))
-_CHECK_EVERY = 32 << 20  # bytes written between two looks at the free space
-_PAGE = 4096
 
 
-class NeedsLowers(Exception):
-    """An entry's place depends on the layers below."""
-
-
-class Budget:
-    """Counts what is written, and stops before the file system has less than a reserve left."""
-
-    def __init__(self, fd: int, reserve_bytes: int, reserve_inodes: int) -> None:
-        self._fd = fd
-        self._reserve = reserve_bytes, reserve_inodes
-        self._unchecked = _CHECK_EVERY
-        self.size = self.inodes = 0
-
-    def spend(self, size: int) -> None:
-        """Count one more inode with `size` bytes. Exhausted if the disk has no room for it."""
-        self.inodes += 1
-        self.size += size + -size % _PAGE
-        self.room(size)
-
-    def room(self, size: int) -> None:
-        """Exhausted if there is no room for `size` more bytes; looks only now and then, and at large
-        sizes.
-        """
-        self._unchecked += size + _PAGE
-        if self._unchecked >= _CHECK_EVERY:
-            self._unchecked = 0
-            found = os.fstatvfs(self._fd)
-            if found.f_bavail * found.f_frsize - size < self._reserve[0]:
-                raise Exhausted(
-                    f"no space left for the layer: {self._reserve[0] >> 20} MiB must stay free on the disk"
-                )
-            if found.f_files and found.f_favail < self._reserve[1]:
-                raise Exhausted(
-                    f"no inodes left for the layer: {self._reserve[1]} must stay free on the disk"
-                )
-
-
-class Writer:
+class Writer(Cursor):
     """Writes entries below `root`. With `base` there are no layers below: nothing is left for later."""
 
     def __init__(self, root: int, budget: Budget, *, base: bool = False) -> None:
-        self._root = root
+        super().__init__(root, budget, base=base)
         self._root_inode = os.fstat(root).st_ino
-        self._budget = budget
-        self._base = base
-        self._path: bytes | None = None  # the directory entries go to now; held open while they do
-        self._fd = -1
-        self._mtime = 0  # what it gets back when we leave it
-        self._inherits = False  # a set-group-id directory, which gives its group to what is made in it
-        self._stale = False  # something was removed, so paths may lead elsewhere now
         self.whiteouts: list[bytes] = []
         self.opaque = False  # the layer hides all that is below it
         self.has_root = False  # the layer says what its root directory is like
@@ -127,111 +79,6 @@ class Writer:
             raise
         if self._stale:
             self.leave()
-
-    def leave(self) -> None:
-        """Let go of the current directory and give it the time it had: making entries changed it."""
-        if self._path is not None:
-            os.utime(self._fd, ns=(self._mtime, self._mtime))
-            os.close(self._fd)
-            self._path = None
-        self._stale = False
-
-    # --- where entries go -----------------------------------------------------------------------------------
-
-    def _enter(self, path: bytes) -> None:
-        """Make `path` the current directory.
-
-        It is resolved anew unless it is the current one and nothing was removed since: what is only added
-        cannot change where a path leads that led to a directory before.
-        """
-        if path != self._path:
-            self.leave()
-            self._arrive(path, self._open(path))
-
-    def _arrive(self, path: bytes, fd: int) -> None:
-        found = os.fstat(fd)
-        self._path, self._fd, self._mtime = path, fd, found.st_mtime_ns
-        self._inherits = bool(found.st_mode & stat.S_ISGID)
-
-    def _open(self, path: bytes) -> int:
-        try:
-            return openat2(self._root, path or b".", os.O_RDONLY | os.O_DIRECTORY, resolve=_IN_ROOT)
-        except OSError as error:
-            if error.errno not in (ENOENT, ENOTDIR):
-                raise
-        return self._absent(path)
-
-    def _absent(self, path: bytes) -> int:
-        """The directory `path`, which is not in this layer so far, or not as a directory."""
-        if not self._base:
-            raise NeedsLowers
-        return self._open_real(self.walk(path, make=True))
-
-    def _open_real(self, path: bytes) -> int:
-        """A directory by its path without symlinks."""
-        return openat2(self._root, path or b".", _DIRECTORY, resolve=_IN_ROOT)
-
-    def walk(self, path: bytes, *, make: bool) -> bytes:
-        """Resolve a directory in the root step by step: its path without symlinks.
-
-        Missing directories are made, 0755 and root's, if `make`; else FileNotFoundError.
-        """
-        todo, done, links = path.split(b"/")[::-1], list[bytes](), 0
-        while todo:
-            part = todo.pop()
-            if part == b"..":
-                del done[-1:]
-                continue
-            if part in (b"", b"."):
-                continue
-            target = self._step(done, part, make)
-            if target is None:
-                done.append(part)
-                continue
-            links += 1
-            if links > 40:
-                raise OSError(ELOOP, os.strerror(ELOOP))
-            if target.startswith(b"/"):
-                done.clear()
-            todo += target.split(b"/")[::-1]
-        return b"/".join(done)
-
-    def _step(self, done: list[bytes], part: bytes, make: bool) -> bytes | None:
-        """None if `part` in the directory `done` is a directory (now); its target if it is a symlink."""
-        path = b"/".join([*done, part])
-        try:
-            fd = openat2(self._root, path, os.O_PATH | os.O_NOFOLLOW, resolve=_IN_ROOT)
-        except FileNotFoundError:
-            if not make:
-                raise
-            self._make_directory(b"/".join(done), part)
-            return None
-        try:
-            mode = os.fstat(fd).st_mode
-            if stat.S_ISLNK(mode):
-                return os.readlink(b"", dir_fd=fd)
-        finally:
-            os.close(fd)
-        if not stat.S_ISDIR(mode):
-            raise NotADirectoryError(ENOTDIR, f"/{os.fsdecode(path)} is not a directory")
-        return None
-
-    def _make_directory(self, parent: bytes, name: bytes) -> None:
-        """An implicit directory: one that the archive uses without having an entry for it."""
-        self._budget.spend(_PAGE)
-        fd = self._open_real(parent)
-        try:
-            before = os.fstat(fd).st_mtime_ns
-            os.mkdir(name, 0o755, dir_fd=fd)
-            os.utime(name, ns=(0, 0), dir_fd=fd, follow_symlinks=False)
-            os.utime(fd, ns=(before, before))
-        finally:
-            os.close(fd)
-
-    def _clear(self, leaf: bytes) -> None:
-        """Remove what an entry replaces."""
-        trees.remove(self._fd, leaf)
-        self._stale = True
 
     # --- the kinds of entries -------------------------------------------------------------------------------
 
@@ -280,8 +127,8 @@ class Writer:
                 self._clear(leaf)
                 os.mkdir(leaf, 0o700, dir_fd=self._fd)
                 replaced = True
-        self._budget.spend(_PAGE)
-        fd = os.open(leaf, _DIRECTORY, dir_fd=self._fd)
+        self._budget.spend(PAGE)
+        fd = os.open(leaf, DIRECTORY, dir_fd=self._fd)
         stale = self._stale
         self.leave()
         self._arrive(path, fd)
@@ -348,7 +195,7 @@ class Writer:
         if parent == self._path:
             return os.dup(self._fd)
         try:
-            return openat2(self._root, parent or b".", os.O_PATH | os.O_DIRECTORY, resolve=_IN_ROOT)
+            return openat2(self._root, parent or b".", os.O_PATH | os.O_DIRECTORY, resolve=IN_ROOT)
         except FileNotFoundError:
             return self._source_absent()
 
@@ -397,7 +244,7 @@ class Writer:
             self.whiteouts.append(b"%s/%s" % (self.walk(parent, make=False), name))
             return
         if stat.S_ISDIR(found.st_mode):
-            fd = os.open(name, _DIRECTORY, dir_fd=self._fd)
+            fd = os.open(name, DIRECTORY, dir_fd=self._fd)
             os.setxattr(fd, OPAQUE, b"y")
             os.close(fd)
 
@@ -421,7 +268,7 @@ def _set_xattrs(fd: int, entry: tar.Entry) -> None:
             if error.errno == ENOTSUP:  # the file system has none of this kind
                 continue
             if error.errno == EPERM or (
-                error.errno == ENOSPC and len(value) > _PAGE // 2
+                error.errno == ENOSPC and len(value) > PAGE // 2
             ):  # ext4: one block for all
                 raise Invalid(f"{entry.name[:200]!r} cannot have {key[:80]!r}: {error.strerror}") from error
             raise

@@ -318,7 +318,9 @@ class Images:
 
 
 def _remote(repository: Repository, layer: Descriptor) -> LayerSource:
-    return LayerSource(layer.digest, layer.size, lambda: repository.stream(layer))
+    return LayerSource(
+        layer.digest, layer.size, manifest.compression(layer.media_type), lambda: repository.stream(layer)
+    )
 
 
 def _tags(wanted: Reference) -> tuple[str, ...]:

@@ -313,10 +313,12 @@ class Layers(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LayerSource:
-    """Where one layer's bytes come from. `digest` is "" and `size` -1 where the source does not promise them."""
+    """Where one layer's bytes come from. `digest` is "" and `size` -1 where the source does not promise them;
+    `compression` is what it says: gzip, zstd or none."""
 
     digest: str
     size: int
+    compression: str
     open: Callable[[], AsyncGenerator[bytes, None]]
 
 

@@ -14,7 +14,6 @@ from typing import Any
 from sampan.model.errors import Invalid, RegistryUnavailable
 from sampan.runtime.ports import Layers, LayerSource, Staged
 from sampan.tasks import KeyedLock, Tasks, finish, step
-from sampan.wire.manifest import MAGIC_SIZE, compression
 
 # The kubelet waits at most five minutes between attempts to pull an image (MaxContainerBackOff).
 RETRY_SECONDS = 600
@@ -139,15 +138,15 @@ class Intake:
 
     async def _stage(self, layer: Wanted, base: bool, report: Report) -> Staged:
         """Fetch and unpack one layer, and hold it against what was promised."""
-        async with self._slots, aclosing(layer.source.open()) as chunks:
-            head = await _head(chunks)
-            async with aclosing(_counted(head, chunks, layer, report)) as body:
-                await step("image.layer.unpack", layer.chain_id)
-                staged = await self._layers.unpack(body, compression(head), base=base)
+        staged: Staged | None = None
         try:
+            async with self._slots, aclosing(_counted(layer, report)) as chunks:
+                await step("image.layer.unpack", layer.chain_id)
+                staged = await self._layers.unpack(chunks, layer.source.compression, base=base)
             _verify(staged, layer)
-        except Invalid:
-            await finish(self._layers.discard(staged))
+        except BaseException:
+            if staged is not None:
+                await finish(self._layers.discard(staged))
             raise
         return staged
 
@@ -165,27 +164,13 @@ def _verify(staged: Staged, layer: Wanted) -> None:
         )
 
 
-async def _head(chunks: AsyncGenerator[bytes, None]) -> bytes:
-    """The beginning of a layer, long enough to tell its compression."""
-    head = b""
-    while len(head) < MAGIC_SIZE:
-        chunk = await anext(chunks, b"")
-        if not chunk:
-            break
-        head += chunk
-    return head
-
-
-async def _counted(
-    head: bytes, chunks: AsyncGenerator[bytes, None], layer: Wanted, report: Report
-) -> AsyncGenerator[bytes, None]:
-    done = len(head)
-    if head:
-        yield head
-    async for chunk in chunks:
-        done += len(chunk)
-        report(Progress(layer.name, done, layer.source.size))
-        yield chunk
+async def _counted(layer: Wanted, report: Report) -> AsyncGenerator[bytes, None]:
+    done = 0
+    async with aclosing(layer.source.open()) as chunks:
+        async for chunk in chunks:
+            done += len(chunk)
+            report(Progress(layer.name, done, layer.source.size))
+            yield chunk
 
 
 async def _all(works: Sequence[Coroutine[Any, Any, None]]) -> None:

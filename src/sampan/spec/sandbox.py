@@ -60,7 +60,8 @@ def _process(host: Host) -> dict[str, Any]:
     return {
         "terminal": False,
         "user": process.user(NOBODY),
-        "args": [PROGRAM, "-P"],  # catatonit(1): no child of its own, wait for ever
+        # catatonit(1) reaps orphans only while it has a child of its own: one that waits for ever
+        "args": [PROGRAM, "--", PROGRAM, "-P"],
         "env": [f"PATH={process.PATH}"],
         "cwd": "/",
         "capabilities": {"bounding": [], "effective": [], "permitted": []},

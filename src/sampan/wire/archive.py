@@ -26,11 +26,13 @@ Read = Callable[
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A layer: the name of its file, and its digest and size where the archive promises them ("", -1)."""
+    """A layer: the name of its file, and what the archive promises of it: digest ("": nothing), size (-1:
+    nothing), compression."""
 
     file: str
     digest: str = ""
     size: int = -1
+    compression: str = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +96,14 @@ def _for(entries: Sequence[Descriptor], machine: str) -> list[Descriptor]:
 def _image(read: Read, entry: Descriptor, machine: str) -> Found:
     chosen = _choose(read, entry, machine)
     config = _blob(read, chosen.config, CONFIG_LIMIT)
-    layers = tuple(Layer(_file(layer.digest), layer.digest, layer.size) for layer in chosen.layers)
+    layers = tuple(_layer(layer) for layer in chosen.layers)
     named = _named(entry.annotations or {})
     tags = (named.tagged,) if named and named.tagged else ()
     return Found(tags, (named.at(entry.digest),) if named else (), config, layers)
+
+
+def _layer(layer: Descriptor) -> Layer:
+    return Layer(_file(layer.digest), layer.digest, layer.size, manifest.compression(layer.media_type))
 
 
 def _choose(read: Read, entry: Descriptor, machine: str) -> Manifest:

@@ -224,14 +224,7 @@ def _variant(platform: Platform) -> str:
             return platform.variant
 
 
-GZIP_MAGIC = b"\x1f\x8b"
-ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-MAGIC_SIZE = 4
-
-
-def compression(head: bytes) -> str:
-    """How a layer is compressed, by its first bytes; media types are wrong often enough that peers do the
-    same."""
-    if head.startswith(GZIP_MAGIC):
-        return "gzip"
-    return "zstd" if head.startswith(ZSTD_MAGIC) else "none"
+def compression(media_type: str) -> str:
+    """How a layer should be compressed: gzip, zstd or none. Who reads it looks for itself: media types
+    lie."""
+    return next((name for name in ("gzip", "zstd") if media_type.endswith(name)), "none")

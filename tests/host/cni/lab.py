@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,7 +35,7 @@ class Lab:
         self.conf_dir.mkdir()
         self.data_dir = root / "networks"
         self.v4 = f"10.{200 + int(self.tag[:2], 16) % 50}.{int(self.tag[2:4], 16)}"
-        self.v6 = f"fd{self.tag[:2]}:{self.tag[2:6]}:{self.tag[4:8]}:"
+        self.v6 = str(ip_address(f"fd{self.tag[:2]}:{self.tag[2:6]}:{self.tag[4:8]}::"))[:-1]
         self._namespaces: list[str] = []
         self._pods: list[str] = []
         self._networks: list[CniNetwork] = []
@@ -126,9 +127,9 @@ class Lab:
     async def close(self) -> None:
         for network in self._networks:
             await network.close()
-        self._clear()
+        self.clear()
 
-    def _clear(self) -> None:
+    def clear(self) -> None:
         for name in list(self._namespaces):
             self.drop(name)
         subprocess.run(["ip", "link", "del", self.bridge], check=False, capture_output=True)
