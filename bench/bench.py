@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
+
 from bench.floor import floor
 from bench.work import Bench, Measures
 from scripts.private_daemon import Network, Stubs, private_daemon, processes_of
@@ -52,9 +54,9 @@ BUDGETS = [
     Budget("ListPodSandbox", "list_pods", 0.5, "ms"),
     Budget("ContainerStatus", "container_status", 0.5, "ms"),
     Budget("ListContainerStats, many pods", "density_stats", 5, "ms"),
-    Budget("memory, daemon + monitors, 60 pods", "pss", 100, "MiB"),
-    Budget("idle CPU, 60 pods (whole machine)", "idle_cpu", 1, "%"),
-    Budget("idle CPU, 60 pods (own processes)", "idle_cpu_own", 1, "%"),
+    Budget("memory, daemon + monitors, many pods", "pss", 100, "MiB"),
+    Budget("idle CPU, many pods (whole machine)", "idle_cpu", 1, "%"),
+    Budget("idle CPU, many pods (own processes)", "idle_cpu_own", 1, "%"),
     Budget("pull + unpack, Debian+Python image", "pull_large", 1.5, "s"),
     Budget("CPU of that (whole machine)", "pull_large_cpu", 2.5, "s"),
 ]
@@ -129,15 +131,16 @@ def foreign(options: argparse.Namespace) -> Iterator[tuple[Bench, str]]:
         stubs.close()
 
 
-def measure(options: argparse.Namespace) -> Measures:
+def measure(options: argparse.Namespace, measures: Measures) -> None:
+    """All the work; `measures` fills as it goes, so that what was measured is not lost to a later failure."""
     with (foreign if options.endpoint else private)(options) as (bench, large):
+        bench.measures = measures
         bench.one_by_one(options.pods)
         bench.parallel(options.pods * 2)
         if options.density:
             bench.density(options.density)
         if large and options.pulls:
             bench.large_pulls(large, options.pulls)
-        return bench.measures
 
 
 def arguments() -> argparse.Namespace:
@@ -159,15 +162,19 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     options = arguments()
-    machine = floor()
-    measures = measure(options)
+    machine, measures, failed = floor(), Measures(), ""
+    try:
+        measure(options, measures)
+    except grpc.RpcError as error:
+        failed = f"the benchmark was cut short: {error}"
     print("\n".join(table(measures)))
+    print(f"many pods: {options.density}; the budgets are for 60")
     print("floor of this machine: " + ", ".join(f"{name} {value:.1f} ms" for name, value in machine.items()))
     if options.json:
         options.json.write_text(json.dumps({**measures.report(), "floor_ms": machine}, indent=1) + "\n")
     known = {*measures.samples, *measures.figures}
     over = [b for b in BUDGETS if b.name in known and not kept(b, measures.p50(b.name))]
-    sys.exit(1 if options.strict and over else 0)
+    sys.exit(failed or (1 if options.strict and over else 0))
 
 
 if __name__ == "__main__":

@@ -101,7 +101,7 @@ class Tree:
         """The directory a path leads to, if it is there and is one."""
         try:
             return self.directory(parts, None)
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, RefusedError):
             return None
 
     def directory(self, parts: Sequence[str], make: int | None) -> Node:
@@ -240,18 +240,31 @@ def random_path(dice: random.Random) -> str:
 
 
 def directory(dice: random.Random, path: str) -> Entry:
-    return Entry(path, "dir", mode=dice.choice((0o755, 0o700, 0o1777)), uid=dice.choice((0, 7)), mtime=dice.randint(1, 99))
+    return Entry(
+        path,
+        "dir",
+        mode=dice.choice((0o755, 0o700, 0o1777)),
+        uid=dice.choice((0, 7)),
+        mtime=dice.randint(1, 99),
+    )
 
 
 def random_entry(dice: random.Random) -> Entry:
     path = random_path(dice)
-    kind = dice.choice(("file", "file", "dir", "dir", "symlink", "symlink", "hardlink", "white", "white", "opaque", "fifo"))
+    kind = dice.choice(
+        ("file", "file", "dir", "dir", "symlink", "symlink", "hardlink", "white", "white", "opaque", "fifo")
+    )
     mtime, uid = dice.randint(1, 99), dice.choice((0, 0, 5))
     match kind:
         case "dir":
             return directory(dice, path)
         case "symlink":
-            return Entry(path, "symlink", link=dice.choice(("", "", "/", "../", "../../")) + random_path(dice), mtime=mtime)
+            return Entry(
+                path,
+                "symlink",
+                link=dice.choice(("", "", "/", "../", "../../")) + random_path(dice),
+                mtime=mtime,
+            )
         case "hardlink":
             return Entry(path, "hardlink", link=random_path(dice))
         case "white":
@@ -261,4 +274,10 @@ def random_entry(dice: random.Random) -> Entry:
             return Entry(path.rpartition("/")[0] + "/.wh..wh..opq")
         case "fifo":
             return Entry(path, "fifo", mode=0o640, uid=uid, mtime=mtime)
-    return Entry(path, data=dice.randbytes(dice.choice((0, 3, 700))), mode=dice.choice((0o644, 0o4755)), uid=uid, mtime=mtime)
+    return Entry(
+        path,
+        data=dice.randbytes(dice.choice((0, 3, 700))),
+        mode=dice.choice((0o644, 0o4755)),
+        uid=uid,
+        mtime=mtime,
+    )

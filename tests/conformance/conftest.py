@@ -11,6 +11,7 @@ from tests.conformance import images, tools
 from tests.conftest import running_registry
 
 NETWORK = Network("sampan-conf0", "10.75.0.0/16")
+BUSYBOX = "registry.k8s.io/e2e-test-images/busybox:1.29-2"
 
 
 @pytest.fixture(scope="session")

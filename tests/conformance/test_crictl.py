@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 
 from scripts.private_daemon import Daemon
-from tests.conformance.conftest import tool
+from tests.conformance.conftest import BUSYBOX, tool
 
 pytestmark = pytest.mark.root
 
-BUSYBOX = "registry.k8s.io/e2e-test-images/busybox:1.29-2"
 Crictl = Callable[..., str]
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from sampan.api import cri_pb2 as pb
 from scripts.private_daemon import Daemon, remove_pods
 from tests import census
-from tests.conformance.conftest import NETWORK, tool
+from tests.conformance.conftest import BUSYBOX, NETWORK, tool
 
 pytestmark = pytest.mark.root
 
@@ -57,27 +58,37 @@ def run_suite(daemon: Daemon, directory: Path) -> dict[str, str]:
 
 def scope(daemon: Daemon) -> census.Scope:
     return census.Scope(
+        words=(),
         roots=(daemon.root, daemon.state),
         bridges=(NETWORK.bridge,),
         subnets=(NETWORK.subnet.removesuffix("0.0/16"),),
         reservations=(daemon.directory / "addresses",),
+        cgroups=("/sampan",),
     )
 
 
-def warm_up(daemon: Daemon, crictl: Path, directory: Path) -> None:
-    """One pod, so that what is made once and stays (the bridge, the nftables table) is there already."""
-    config = directory / "pod.json"
-    config.write_text(
-        json.dumps({"metadata": {"name": "warm-up", "namespace": "conformance", "uid": "warm-up"}})
+def warm_up(daemon: Daemon) -> None:
+    """A pod with a container, so that what is made once and stays (bridge, nftables table) is there."""
+    image = pb.ImageSpec(image=BUSYBOX)
+    daemon.cri.images.PullImage(pb.PullImageRequest(image=image))
+    config = pb.PodSandboxConfig(
+        metadata=pb.PodSandboxMetadata(name="warm-up", namespace="conformance", uid="warm-up"),
+        linux=pb.LinuxPodSandboxConfig(),
     )
-    subprocess.run([crictl, "-r", daemon.endpoint, "runp", config], check=True, capture_output=True)
+    pod = daemon.cri.runtime.RunPodSandbox(pb.RunPodSandboxRequest(config=config)).pod_sandbox_id
+    container = pb.ContainerConfig(
+        metadata=pb.ContainerMetadata(name="c"), image=image, linux=pb.LinuxContainerConfig()
+    )
+    daemon.cri.runtime.CreateContainer(
+        pb.CreateContainerRequest(pod_sandbox_id=pod, config=container, sandbox_config=config)
+    )
     remove_pods(daemon)
 
 
 def test_what_has_passed_still_passes_and_leaves_nothing(
     daemon: Daemon, short_tmp: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    warm_up(daemon, tool("crictl"), short_tmp)
+    warm_up(daemon)
     before = census.categories(census.take(scope(daemon)), GONE)
     states = run_suite(daemon, short_tmp)
     passed = {spec for spec, state in states.items() if state == "passed"}

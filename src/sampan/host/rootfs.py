@@ -15,9 +15,10 @@ from pathlib import Path
 from sampan.config import Paths
 from sampan.host import mounts, trees
 from sampan.host.layers import Layers
-from sampan.host.syscalls import CLONE_FS, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, mount, openat2, unshare
+from sampan.host.syscalls import CLONE_FS, mount, unshare
 from sampan.host.threads import in_own_thread, in_slow_thread, in_thread
 from sampan.host.trash import Trash, opened
+from sampan.host.unpack_cursor import resolve
 from sampan.host.unpack_layout import OVERLAY_OPTIONS
 from sampan.model.errors import Invalid, NotFound, WrongState
 from sampan.runtime.ports import Usage
@@ -190,7 +191,7 @@ def _check_kernel_directories(root: Path) -> None:
 def _read(root: Path, path: str, limit: int) -> bytes | None:
     with opened(root) as top:
         try:
-            found = openat2(top, path, os.O_PATH, resolve=RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+            found = resolve(top, path, os.O_PATH)
         except OSError as error:
             if error.errno in (ENOENT, ENOTDIR):
                 return None

@@ -5,17 +5,29 @@ Part of `host.unpack_write`, whose module text says how paths are resolved and w
 
 import os
 import stat
+from contextlib import suppress
 from errno import ELOOP, ENOENT, ENOTDIR
 
 from sampan.host import trees
 from sampan.host.syscalls import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
-from sampan.model.errors import Exhausted
+from sampan.model.errors import Exhausted, Unavailable
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 IN_ROOT = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
 PAGE = 4096
+NOWHERE = (ENOENT, ENOTDIR, ELOOP)  # a path that leads to no directory
 _CHECK_EVERY = 32 << 20  # bytes written between two looks at the free space
+_TRIES = 10_000
 _LINKS = 40  # symlinks on one way; what the kernel allows
+
+
+def resolve(root: int, path: str | bytes, flags: int, rules: int = IN_ROOT) -> int:
+    """openat2 that tries again when the kernel says so: a rename or mount anywhere on the machine meets a ".." on the
+    way, and it cannot be sure that this did not lead out of the root (openat2(2), EAGAIN)."""
+    for _ in range(_TRIES):
+        with suppress(BlockingIOError):
+            return openat2(root, path, flags, resolve=rules)
+    raise Unavailable(f"{os.fsdecode(path)[:200]!r} cannot be resolved: the mounts of this machine never come to rest")
 
 
 class NeedsLowers(Exception):
@@ -93,7 +105,7 @@ class Cursor:
 
     def _open(self, path: bytes) -> int:
         try:
-            return openat2(self._root, path or b".", os.O_RDONLY | os.O_DIRECTORY, resolve=IN_ROOT)
+            return resolve(self._root, path or b".", os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
             if error.errno not in (ENOENT, ENOTDIR):
                 raise
@@ -107,7 +119,7 @@ class Cursor:
 
     def _open_real(self, path: bytes) -> int:
         """A directory by its path without symlinks."""
-        return openat2(self._root, path or b".", DIRECTORY, resolve=IN_ROOT)
+        return resolve(self._root, path or b".", DIRECTORY)
 
     def walk(self, path: bytes, *, make: bool) -> bytes:
         """Resolve a directory in the root step by step: its path without symlinks.
@@ -138,7 +150,7 @@ class Cursor:
         """None if `part` in the directory `done` is a directory (now); its target if it is a symlink."""
         path = b"/".join([*done, part])
         try:
-            fd = openat2(self._root, path, os.O_PATH | os.O_NOFOLLOW, resolve=IN_ROOT)
+            fd = resolve(self._root, path, os.O_PATH | os.O_NOFOLLOW)
         except FileNotFoundError:
             if not make:
                 raise

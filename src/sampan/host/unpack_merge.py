@@ -12,7 +12,7 @@ from errno import ENOENT, ENOTDIR
 
 from sampan.host import trees
 from sampan.host.syscalls import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, openat2
-from sampan.host.unpack_cursor import Budget
+from sampan.host.unpack_cursor import NOWHERE, Budget
 from sampan.host.unpack_write import Writer
 from sampan.wire import layer, tar
 
@@ -75,11 +75,8 @@ class MergedWriter(Writer):
 
     def _link_from(self, entry: tar.Entry, source: int, name: bytes, leaf: bytes) -> None:
         path = _join(self.walk(layer.place(entry.link)[0], make=False), name)
-        below = not self._in_upper(path)
+        self._note_lifted(path)  # linking copies it up
         super()._link_from(entry, source, name, leaf)
-        if below:  # linking has copied it up
-            self._note_lifted(path.rpartition(b"/")[0])
-            self._lifted.add(path)
 
     # --- whiteouts ------------------------------------------------------------------------------------------
 
@@ -95,11 +92,13 @@ class MergedWriter(Writer):
             self._stale = True
 
     def _entered(self, parent: bytes) -> bool:
-        """Make `parent` current unless it does not exist: then there is nothing to hide in it."""
+        """Make `parent` current unless it leads nowhere: then there is nothing to hide in it."""
         try:
             self.walk(parent, make=False)
-        except (FileNotFoundError, NotADirectoryError):
-            return False
+        except OSError as error:
+            if error.errno in NOWHERE:
+                return False
+            raise
         self._enter(parent)
         return True
 

@@ -26,8 +26,7 @@ from errno import (
     ERANGE,
 )
 
-from sampan.host.syscalls import openat2
-from sampan.host.unpack_cursor import DIRECTORY, IN_ROOT, PAGE, Budget, Cursor, NeedsLowers
+from sampan.host.unpack_cursor import DIRECTORY, PAGE, Budget, Cursor, NeedsLowers, resolve
 from sampan.model.errors import Invalid
 from sampan.wire import layer, tar
 
@@ -195,7 +194,7 @@ class Writer(Cursor):
         if parent == self._path:
             return os.dup(self._fd)
         try:
-            return openat2(self._root, parent or b".", os.O_PATH | os.O_DIRECTORY, resolve=IN_ROOT)
+            return resolve(self._root, parent or b".", os.O_PATH | os.O_DIRECTORY)
         except FileNotFoundError:
             return self._source_absent()
 
@@ -233,9 +232,8 @@ class Writer(Cursor):
     # --- whiteouts (OCI image-spec layer.md: they hide what is below, never what this layer brings) ---------
 
     def _hide(self, parent: bytes, name: bytes) -> None:
-        if self._base:
+        if not self._entered(parent):
             return
-        self._enter(parent)
         try:
             found = os.stat(name, dir_fd=self._fd, follow_symlinks=False)
         except FileNotFoundError:
@@ -248,10 +246,21 @@ class Writer(Cursor):
             os.setxattr(fd, OPAQUE, b"y")
             os.close(fd)
 
-    def _hide_all(self, parent: bytes) -> None:
+    def _entered(self, parent: bytes) -> bool:
+        """Make `parent` current if there is something to hide in it."""
         if self._base:
+            return False
+        try:
+            self._enter(parent)
+        except OSError as error:
+            if error.errno == ELOOP:
+                return False
+            raise
+        return True
+
+    def _hide_all(self, parent: bytes) -> None:
+        if not self._entered(parent):
             return
-        self._enter(parent)
         if os.fstat(self._fd).st_ino == self._root_inode:
             self.opaque = (
                 True  # overlayfs heeds no mark on a layer's root; the layers below are left out instead

@@ -87,6 +87,12 @@ class Profile(msgspec.Struct, frozen=True):
     deniedErrno: int | None = None
 
 
+# Read with the module: nothing waits for a file later.
+_RUNTIME_DEFAULT = msgspec.json.decode(
+    files("sampan.spec").joinpath("seccomp.json").read_bytes(), type=Profile
+)
+
+
 def default(capabilities: Collection[str], architecture: str) -> dict[str, Any]:
     """RuntimeDefault for a process bounded by these capabilities on this architecture (`uname -m`).
 
@@ -106,12 +112,7 @@ def fingerprint(seccomp: Mapping[str, Any]) -> str:
 @cache
 def _default(capabilities: frozenset[str], architecture: str) -> dict[str, Any]:
     """Few combinations exist on a node."""
-    return _resolve(_runtime_default(), capabilities, architecture, (5, 10))
-
-
-@cache
-def _runtime_default() -> Profile:
-    return msgspec.json.decode(files("sampan.spec").joinpath("seccomp.json").read_bytes(), type=Profile)
+    return _resolve(_RUNTIME_DEFAULT, capabilities, architecture, (5, 10))
 
 
 def localhost(

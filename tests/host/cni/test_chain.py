@@ -247,9 +247,9 @@ async def test_two_networks_do_not_meet(lab: Lab, tmp_path: Path) -> None:
 async def test_many_pods_at_once_get_addresses_of_their_own(lab: Lab) -> None:
     conflist = lab.write(lab.conf())
     network = lab.network()
-    pods = [lab.pod(conflist) for _ in range(12)]
+    pods = [lab.pod(conflist) for _ in range(40)]  # more than any pool has threads
     outcomes = await asyncio.gather(*map(network.attach, pods))
-    assert len({outcome.ips for outcome in outcomes}) == 12
+    assert len({outcome.ips for outcome in outcomes}) == 40
     await asyncio.gather(
         *(network.detach(attached(pod, out)) for pod, out in zip(pods, outcomes, strict=True))
     )

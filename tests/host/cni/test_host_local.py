@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import os
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -227,10 +226,9 @@ def test_the_reference_plugin_and_we_take_turns_on_one_directory(
 
 def test_a_symbolic_link_in_the_book_is_not_followed(tmp_path: Path) -> None:
     canary = tmp_path / "canary"
-    canary.write_text("c1\r\neth0")
+    canary.write_text("untouched")
     (tmp_path / NET).mkdir()
     (tmp_path / NET / ".sampan.new").symlink_to(canary)
     with pytest.raises(OSError):
         take(ipam(tmp_path), "c1")
-    assert canary.read_text() == "c1\r\neth0"
-    os.unlink(tmp_path / NET / ".sampan.new")
+    assert canary.read_text() == "untouched"

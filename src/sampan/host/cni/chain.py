@@ -189,29 +189,25 @@ class Chain:
     async def _delete_bridge(
         self, conf: Bridge, network: Conflist, target: Target, made: Result | None
     ) -> None:
-        """The link first, then its addresses: they must not be somebody else's while it still has them."""
+        """The link first, then its addresses: they must not be somebody else's while it still has them.
+
+        Deletion and wait have threads of their own: in a pool, waits could keep out the deletions waited for.
+        """
         name = bridge.host_end(target.container_id, target.ifname)
+        known = [ip.address.partition("/")[0] for ip in made.ips] if made else []
+        failure: list[OSError] = []
+        deletion: asyncio.Task[None] | None = None
         if await in_thread(bridge.present, name):
             await step("cni.bridge.unlink", target.container_id)
-            await self._unlink(name)
-        known = [ip.address.partition("/")[0] for ip in made.ips] if made else []
-        await in_thread(
-            host_local.release, conf.ipam, network.name, target.container_id, target.ifname, known
-        )
+            deletion = self._tasks.start(f"delete link {name}", _unlink(name, failure))
 
-    async def _unlink(self, name: str) -> None:
-        """Delete a link and return once it is gone from the namespace, while the kernel still frees what
-        is left."""
-        failure: list[OSError] = []
+        def rest() -> None:
+            if deletion:
+                bridge.await_gone(name, deletion.done)
+            if not failure:
+                host_local.release(conf.ipam, network.name, target.container_id, target.ifname, known)
 
-        async def unlink() -> None:
-            try:
-                await in_thread(bridge.unlink, name)
-            except OSError as error:
-                failure.append(error)
-
-        deletion = self._tasks.start(f"delete link {name}", unlink())
-        await in_thread(bridge.await_gone, name, deletion.done)
+        await in_own_thread(rest)
         if failure:
             raise failure[0]
 
@@ -255,6 +251,14 @@ class Chain:
         for each in self.programs(steps) if network.at_least("1.1.0") else ():
             request = cni_request.gc_configuration(network, each.plugin, valid)
             await self._executed.call("GC", each.plugin.type, request, None, each.refusal)
+
+
+async def _unlink(name: str, failure: list[OSError]) -> None:
+    """Delete a link. Ends when the kernel has freed the last of it, long after the link is out of sight."""
+    try:
+        await in_own_thread(lambda: bridge.unlink(name))
+    except OSError as error:
+        failure.append(error)
 
 
 async def _own(work: Callable[..., None], *args: object) -> None:

@@ -23,6 +23,7 @@ _SOL_NETLINK, _CAP_ACK, _EXT_ACK, _GET_STRICT_CHK = 270, 10, 11, 12
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
 _ACK_TLVS = 0x200  # NLM_F_ACK_TLVS: words of the kernel follow the error
+_SNDBUFFORCE, _RCVBUFFORCE, _BATCH_BUFFER = 32, 33, 4 << 20
 _RECEIVE = 1 << 18  # bytes; a dump comes in datagrams of up to 32 KiB
 _SECONDS = 10  # the kernel answers at once; a wait this long is a bug that must not hang a pod
 
@@ -76,6 +77,9 @@ class Netlink:
             self._socket.bind((0, 0))
             for option in (_CAP_ACK, _EXT_ACK) + ((_GET_STRICT_CHK,) if protocol == ROUTE else ()):
                 self._socket.setsockopt(_SOL_NETLINK, option, 1)
+            if protocol == NETFILTER:
+                for option in (_SNDBUFFORCE, _RCVBUFFORCE):
+                    self._socket.setsockopt(socket.SOL_SOCKET, option, _BATCH_BUFFER)
             seconds = struct.pack("@ll", _SECONDS, 0)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds)
         except OSError:
@@ -112,7 +116,8 @@ class Netlink:
     def batch(self, messages: Sequence[tuple[int, int, bytes]], what: str = "") -> None:
         """Send messages (kind, flags, payload) that take effect all or none; raises the first error.
 
-        It has done so before `send` returns.
+        The kernel is done when `send` returns. It reports every failure, and success where ACK asks for it,
+        which should be once: answers beyond the socket's buffer are lost.
         """
         self._sequence += 1
         self._socket.send(b"".join(_message(*message, self._sequence) for message in messages))

@@ -204,8 +204,9 @@ class Nftables:
 
     def _batch(self, kind: int, flags: int, elements: Iterable[Element]) -> None:
         begin = struct.pack("!BBH", 0, 0, 10)
-        body = [(kind, flags | ACK, _encode(element)) for element in elements]
+        body = [(kind, flags, _encode(element)) for element in elements]
         if body:
+            body[-1] = (kind, flags | ACK, body[-1][2])
             self._netlink.batch([(_BATCH_BEGIN, 0, begin), *body, (_BATCH_END, 0, begin)], "published ports")
 
 

@@ -122,7 +122,21 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     for name in ("bin", "proc", "sys", "dev", "etc", "tmp", "usr", "lib", "lib64"):
         (root / name).mkdir(parents=True)
     shutil.copy("/bin/busybox", root / "bin/busybox")
-    for applet in ("sh", "cat", "ls", "id", "env", "grep", "mkdir", "mknod", "touch", "sleep", "head"):
+    for applet in (
+        "sh",
+        "cat",
+        "ls",
+        "id",
+        "env",
+        "grep",
+        "mkdir",
+        "mknod",
+        "mount",
+        "seq",
+        "touch",
+        "sleep",
+        "head",
+    ):
         (root / "bin" / applet).symlink_to("busybox")
     (tmp_path / "resolv.conf").write_text("nameserver 192.0.2.1\n")
     options = cri.NamespaceOption(network=cri.NODE, ipc=cri.NODE, pid=cri.CONTAINER)
@@ -429,6 +443,28 @@ def test_flags_of_the_source_and_of_the_request_hold_inside(bench: Bench, layere
     assert {"ro", "nosuid", "noexec"} <= set(said.split()[3].split(","))
 
 
+@pytest.mark.parametrize(
+    ("propagation", "arrives"),
+    [(cri.PROPAGATION_BIDIRECTIONAL, True), (cri.PROPAGATION_HOST_TO_CONTAINER, False)],
+    ids=["bidirectional", "host to container"],
+)
+def test_what_a_container_mounts_reaches_the_host_only_if_it_should(
+    bench: Bench, layered: Path, propagation: Any, arrives: bool
+) -> None:
+    subprocess.run(["mount", "--make-rshared", str(layered)], check=True)
+    ours = bench.root.parent
+    before = mount_points(ours)
+    mount = cri.Mount(container_path="/v", host_path=str(layered), propagation=propagation)
+    privileged = context(privileged=True)
+    bench.sh("mkdir /v/in; mount -t tmpfs t /v/in", config={"mounts": [mount]}, context=privileged)
+    assert mount_points(ours) - before == ({str(layered / "in")} if arrives else set())
+
+
+def mount_points(directory: Path) -> set[str]:
+    points = {line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
+    return {point for point in points if point.startswith(f"{directory}/")}
+
+
 def test_a_device_that_was_not_asked_for_cannot_be_opened(bench: Bench) -> None:
     zero = DeviceNode("/dev/zero", "c", 1, 5, 0o666)
     device = cri.Device(host_path="/dev/zero", container_path="/dev/mine", permissions="r")
@@ -462,37 +498,51 @@ def test_the_cgroup_mount_cannot_be_written(bench: Bench) -> None:
     assert "made" not in said
 
 
-def test_containers_join_the_pods_namespaces_and_its_init(bench: Bench) -> None:
+@pytest.fixture
+def shared(bench: Bench) -> Iterator[int]:
+    """A pod with namespaces of its own, held by the process whose id this is, and a running init."""
     holder = subprocess.Popen(["unshare", "--net", "--ipc", "--uts", "sleep", "infinity"])
     try:
         wait_for_other_namespace(holder.pid)
-        pod = cri.PodSandboxConfig()
         joined = PodFacts(
             "p",
-            pod,
+            cri.PodSandboxConfig(),
             "web",
             network_namespace=f"/proc/{holder.pid}/ns/net",
             ipc_namespace=f"/proc/{holder.pid}/ns/ipc",
             uts_namespace=f"/proc/{holder.pid}/ns/uts",
         )
-        (bench.root.parent / "empty").mkdir()
-        spec = sandbox.build(
-            joined, bench.host, rootfs=str(bench.root.parent / "empty"), cgroups_path=f"{bench.group}/p"
-        )
-        bench.write(spec)
+        empty = bench.root.parent / "empty"
+        empty.mkdir()
+        bench.write(sandbox.build(joined, bench.host, rootfs=str(empty), cgroups_path=f"{bench.group}/p"))
         create(bench, "init")
         bench.crun("start", "init")
         pid = int(re.findall(r'"pid": (\d+)', bench.crun("state", "init").stdout)[0])
         bench.pod = replace(joined, pid_namespace=f"/proc/{pid}/ns/pid")
-        said = bench.sh("cat /proc/1/comm; cat /proc/1/status; ls -l /proc/self/ns/net; cat /proc/net/dev")
-        assert said.startswith("init\n")
-        facts = status(said)
-        assert facts["Uid"].split()[0] == "65534"
-        assert (int(facts["CapBnd"], 16), facts["NoNewPrivs"], facts["Seccomp"]) == (0, "1", "2")
-        assert str(Path(f"/proc/{holder.pid}/ns/net").readlink()) in said
+        yield holder.pid
     finally:
+        bench.crun("delete", "--force", "init", check=False)
         holder.kill()
         holder.wait()
+
+
+def test_containers_join_the_pods_namespaces_and_its_init(bench: Bench, shared: int) -> None:
+    said = bench.sh("cat /proc/1/comm; cat /proc/1/status; ls -l /proc/self/ns")
+    assert said.startswith("init\n")
+    facts = status(said)
+    assert facts["Uid"].split()[0] == "65534"
+    assert (int(facts["CapBnd"], 16), facts["NoNewPrivs"], facts["Seccomp"]) == (0, "1", "2")
+    for kind in ("net", "ipc", "uts"):
+        assert str(Path(f"/proc/{shared}/ns/{kind}").readlink()) in said
+
+
+def test_the_init_reaps_what_a_container_orphans(bench: Bench, shared: int) -> None:
+    """The orphan's parent becomes the init; once ended, no entry of it stays."""
+    orphan = "(sh -c 'sleep 0.05 & echo $!' > /tmp/pid); pid=$(cat /tmp/pid); grep PPid /proc/$pid/status"
+    gone = "for i in $(seq 100); do test -d /proc/$pid || break; sleep 0.02; done; ls -d /proc/$pid 2>&1"
+    said = bench.sh(f"{orphan}; {gone}; true")
+    assert said.split("\n")[0].split() == ["PPid:", "1"]
+    assert "No such file" in said
 
 
 def wait_for_other_namespace(pid: int) -> None:
