@@ -235,7 +235,40 @@ def sweep(daemon: Daemon) -> None:
         if target.startswith(f"{daemon.directory}/"):
             subprocess.run(["umount", "--lazy", target], check=False, capture_output=True)
     subprocess.run(["ip", "link", "delete", daemon.network.bridge], check=False, capture_output=True)
+    remove_rules(f"network {daemon.network.bridge}")
     shutil.rmtree(daemon.directory, ignore_errors=True)
+
+
+def remove_rules(comment: str) -> None:
+    """The chains of a network, by their rules' comment; and the table itself if nobody else can use it."""
+    table = "inet sampan"
+    listed = subprocess.run(
+        ["nft", "--json", "list", "table", *table.split()], capture_output=True, check=False
+    )
+    if listed.returncode:
+        return
+    rules = [entry["rule"] for entry in json.loads(listed.stdout)["nftables"] if "rule" in entry]
+    for chain in {rule["chain"] for rule in rules if rule.get("comment") == comment}:
+        command = f"flush chain {table} {chain}; delete chain {table} {chain}"
+        subprocess.run(["nft", command], check=False, capture_output=True)
+    others = [
+        rule
+        for rule in rules
+        if rule.get("comment", "").startswith("network ") and rule["comment"] != comment
+    ]
+    if not others and not other_daemons():
+        subprocess.run(["nft", f"delete table {table}"], check=False, capture_output=True)
+
+
+def other_daemons() -> bool:
+    """Whether any sampand runs on this machine."""
+    for words in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if any(
+                Path(word).name == "sampand" for word in words.read_text(errors="replace").split("\0")[:3]
+            ):
+                return True
+    return False
 
 
 def kill_leftovers(directory: Path) -> None:

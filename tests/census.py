@@ -155,11 +155,15 @@ def hierarchies() -> Iterator[Path]:
 
 
 def cgroups(scope: Scope) -> Iterator[str]:
+    """Groups by path; not those in which nothing but processes of another runtime lives."""
+    own = {pid for root in scope.roots for pid in processes_of(root)}
     for top in hierarchies():
         for directory, _, _ in os.walk(top):
             below = os.path.relpath(directory, top)
             if ours(below, scope) or any((below + "/").startswith(f"{p.strip('/')}/") for p in scope.cgroups):
-                yield f"{top}/{below}"
+                members = set(map(int, Path(directory, "cgroup.procs").read_text().split()))
+                if not members or not scope.roots or members & own:
+                    yield f"{top}/{below}"
 
 
 def processes(scope: Scope) -> Iterator[str]:

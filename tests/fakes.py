@@ -115,6 +115,10 @@ class FakeOci:
         self._world.processes[id].running = True
         await self._world.did("oci.start")
 
+    async def compiled_filter(self, handler: Handler, id: str) -> bytes:
+        self._world.calls.append("oci.compiled_filter")
+        return b"filter"
+
     async def running(self, id: str) -> bool:
         process = self._world.processes.get(id)
         return process is not None and process.running
@@ -232,6 +236,9 @@ class FakeCgroups:
             self._world.our_cgroups.add(parent)
         await self._world.did("cgroups.make_parent")
         return made
+
+    async def expect_move(self) -> None:
+        pass
 
     async def remove_parent(self, parent: str) -> None:
         if parent in self._world.our_cgroups:

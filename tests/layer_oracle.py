@@ -107,33 +107,38 @@ class Tree:
     def directory(self, parts: Sequence[str], make: int | None) -> Node:
         """Resolve in the root as a chroot would; missing directories are made, 0755, time 0, by layer `make`."""
         todo, way, links = list(reversed(parts)), [self.root], 0
+        missing: list[str] = []  # what of the way is not there; ".." takes it back
         while todo:
             part = todo.pop()
-            if part in ("", "."):
-                continue
             if part == "..":
-                del way[max(1, len(way) - 1) :]
+                if missing:
+                    missing.pop()
+                else:
+                    del way[max(1, len(way) - 1) :]
+            elif part in ("", "."):
                 continue
-            child = way[-1].children.get(part)
-            if child is None:
-                if make is None:
-                    raise FileNotFoundError
-                child = way[-1].children[part] = Child(Node("dir"), make)
-            if child.node.kind == "symlink":
+            elif missing or part not in way[-1].children:
+                missing.append(part)
+            elif (node := way[-1].children[part].node).kind == "symlink":
                 links += 1
                 if links > 40:
                     raise RefusedError("too many symlinks")
-                target = child.node.data.decode()
+                target = node.data.decode()
                 if target.startswith("/"):
                     del way[1:]
                 todo += reversed(target.split("/"))
-            elif child.node.kind == "dir":
-                way.append(child.node)
-            elif make is None:
-                raise NotADirectoryError
             else:
-                raise RefusedError("a file where a directory is needed")
-        return way[-1]
+                way.append(node)
+                check_directory(node, make)
+        return self._made(way[-1], missing, make)
+
+    def _made(self, directory: Node, missing: Sequence[str], make: int | None) -> Node:
+        if missing and make is None:
+            raise FileNotFoundError
+        for name in missing:
+            directory.children[name] = Child(Node("dir"), make or 0)
+            directory = directory.children[name].node
+        return directory
 
     def listing(self) -> dict[str, tuple[object, ...]]:
         found: dict[str, tuple[object, ...]] = {}
@@ -143,6 +148,11 @@ class Tree:
             found[path] = (node.kind, node.mode, node.uid, node.mtime, node.data)
             todo += [(f"{path}/{name}", child.node) for name, child in node.children.items()]
         return found
+
+
+def check_directory(node: Node, make: int | None) -> None:
+    if node.kind != "dir":
+        raise NotADirectoryError if make is None else RefusedError("a file where a directory is needed")
 
 
 def dress(node: Node, entry: Entry) -> None:

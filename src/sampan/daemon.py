@@ -63,6 +63,7 @@ class Daemon:
     """Everything that has to be ended in order."""
 
     cases: UseCases
+    network: CniNetwork
     images: Images
     recovery: Recovery
     tasks: Tasks
@@ -73,7 +74,11 @@ async def build(config: Config) -> Daemon:
     """Wire it all. Raises a SampanError that says what this machine lacks."""
     database = await Database.open(config.paths.database)
     if database.opened.reason:
-        log.error("the state database was damaged: %s; set aside: %s", database.opened.reason, database.opened.set_aside)
+        log.error(
+            "the state database was damaged: %s; set aside: %s",
+            database.opened.reason,
+            database.opened.set_aside,
+        )
     journal = Journal(database)
     state = State(journal)
     loaded = await journal.load(KINDS)
@@ -83,19 +88,27 @@ async def build(config: Config) -> Daemon:
     tasks = Tasks()
     layers = Layers(config.paths)
     await layers.open()
-    machine = await _machine(config, layers)
+    network = CniNetwork(config.cni.conf_dir, config.cni.bin_dirs, builtin=config.cni.builtin)
+    machine = await _machine(config, layers, network)
     images = Images(state, layers, _supply(config, machine), tasks)
     exits = Exits(config, state, machine, tasks)
     init = PodInit(config, state, machine, tasks)
     stops = Stops(config, state, machine, exits)
-    containers = Containers(Parts(config, state, machine, images, exits, stops, init))
+    containers = Containers(Parts(config, state, machine, images, exits, stops, init, tasks))
     pods = Pods(config, state, machine, containers, init)
     stats = Stats(state, machine)
     tasks.start("stats collector", stats.collect())
     damage = database.opened.reason
-    cases = UseCases(config, state, machine, pods, containers, Exec(config, state, machine), stats, damage)
+    cases = UseCases(
+        config, state, machine, pods, containers, Exec(config, state, machine, tasks), stats, damage
+    )
     return Daemon(
-        cases, images, Recovery(state, machine, pods, containers, (exits, init), tasks), tasks, database
+        cases,
+        network,
+        images,
+        Recovery(state, machine, pods, containers, (exits, init), tasks),
+        tasks,
+        database,
     )
 
 
@@ -112,7 +125,7 @@ def _supply(config: Config, machine: Machine) -> Supply:
     )
 
 
-async def _machine(config: Config, layers: Layers) -> Machine:
+async def _machine(config: Config, layers: Layers, network: CniNetwork) -> Machine:
     groups = await cgroups.detect(config.cgroup.driver)
     handlers = config.handlers.values()
     runtimes = await features.runtimes(handlers)
@@ -126,7 +139,7 @@ async def _machine(config: Config, layers: Layers) -> Machine:
         oci=CrunConmon(config.paths, systemd_cgroup=host.systemd_cgroup),
         sandboxes=PinnedSandboxes(config.paths),
         cgroups=groups,
-        network=CniNetwork(config.cni.conf_dir, config.cni.bin_dirs, builtin=config.cni.builtin),
+        network=network,
         rootfs=OverlayRootfs(config.paths, layers),
         bundles=HostBundles(config.paths),
         facts=HostFacts(),
@@ -175,6 +188,7 @@ async def run(config: Config) -> None:
     daemon = await build(config)
     await daemon.images.start()
     await daemon.recovery.run()
+    daemon.tasks.start("network GC", daemon.network.collect(lambda: daemon.cases.state.pods))
     server = serve(daemon)
     await server.start()
     gc.collect()
@@ -187,6 +201,7 @@ async def run(config: Config) -> None:
     await server.stop(STOP_SECONDS)
     await _settle(daemon)
     await daemon.tasks.stop()
+    await daemon.network.close()
     await daemon.database.close()
     config.socket.unlink(missing_ok=True)
     os.close(lock)

@@ -70,12 +70,12 @@ def wire(world: World | None = None, journal: FakeJournal | None = None) -> Syst
     exits = Exits(config, state, host, tasks)
     init = PodInit(config, state, host, tasks)
     stops = Stops(config, state, host, exits)
-    containers = Containers(Parts(config, state, host, images, exits, stops, init))
+    containers = Containers(Parts(config, state, host, images, exits, stops, init, tasks))
     pods = Pods(config, state, host, containers, init)
     recovery = Recovery(state, host, pods, containers, (exits, init), tasks)
     return System(
         config, world, journal, state, host, pods, containers, exits, stops,
-        Exec(config, state, host), Stats(state, host), recovery, tasks,
+        Exec(config, state, host, tasks), Stats(state, host), recovery, tasks,
     )  # fmt: skip
 
 

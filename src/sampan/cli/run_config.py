@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from sampan.api import cri_pb2 as cri
 from sampan.cli import arguments
 from sampan.cli.naming import RUN_LABEL
+from sampan.spec.security import MASKED_PATHS, READONLY_PATHS
 
 NAMESPACE = "default"
 
@@ -52,7 +53,12 @@ def pod(wish: Wish, name: str, uid: str, logs: str) -> cri.PodSandboxConfig:
 def container(wish: Wish, name: str, image_id: str) -> cri.ContainerConfig:
     """The container in it. Raises ValueError for a user that cannot be one."""
     context = cri.LinuxContainerSecurityContext(
-        privileged=wish.privileged, namespace_options=_namespaces(wish), seccomp=_seccomp(wish)
+        privileged=wish.privileged,
+        namespace_options=_namespaces(wish),
+        seccomp=_seccomp(wish),
+        # an empty list means "unmasked": the kubelet always sends its own, and so do we
+        masked_paths=() if wish.privileged else MASKED_PATHS,
+        readonly_paths=() if wish.privileged else READONLY_PATHS,
     )
     if wish.user is not None:
         arguments.user(wish.user, context)

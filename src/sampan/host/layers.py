@@ -248,8 +248,8 @@ class Layers:
         """Let a child write the part of the layer that depends on the layers below."""
         lowers = ":".join(f"{name}/{ROOT}" for name in below or (EMPTY,))
         arguments = ["merge", key, *map(str, await self._reserve()), lowers]
-        with opened(self._store.staging(key)) as staging, opened(self._store.root) as root:
-            async with spawn(_argv(arguments), env=_ENVIRONMENT, fds=[staging, root]) as child:
+        with opened(self._store.root) as fd:
+            async with spawn(_argv(arguments), env=_ENVIRONMENT, fds=[fd]) as child:
                 return _answer(await child.finished())
 
     # --- removing -------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from sampan.host import exits, monitor, processes
 from sampan.host.crun_state import CrunState
 from sampan.host.exec_sync import LOG, PROCESS, exec_sync
 from sampan.host.process import run
+from sampan.host.processes import read_small
 from sampan.host.threads import in_slow_thread, in_thread
 from sampan.model.errors import ToolFailed, Unavailable
 from sampan.model.process import ProcessRef
@@ -24,6 +25,8 @@ from sampan.tasks import finish, step
 from sampan.wire import conmon, crun
 
 _STATE_LINK = "runtime"  # in the bundle: where the runtime keeps the container's state
+_FILTER = "seccomp.bpf"  # what crun compiled, in its state directory
+_FILTER_LIMIT = 64 << 10  # bytes; the default profile compiles to 6 KiB
 _DEATH_SECONDS = 5.0  # for a killed container to be gone
 
 
@@ -98,6 +101,14 @@ class CrunConmon:
         await step("oci.start", id)
         if not await in_thread(self._state(handler, id).open_gate):
             await run(crun.start(handler.path, str(handler.root), id))
+
+    async def compiled_filter(self, handler: Handler, id: str) -> bytes:
+        """What crun compiled, from beside its state; b"" where it leaves none, or one too large to hand back."""
+        try:
+            program = await in_thread(read_small, handler.root / id / _FILTER, _FILTER_LIMIT + 1)
+        except OSError:
+            return b""
+        return program if len(program) <= _FILTER_LIMIT else b""
 
     async def running(self, id: str) -> bool:
         """Whether a created container has been started."""

@@ -1,7 +1,7 @@
 """The child process that unpacks one image layer: `stage` writes it on its own, `merge` its rest onto the
 layers below.
 
-Started by `host.layers`, with descriptor 3 the staging directory (`fs` the layer, `rest` what waits for the
+Started by `host.layers`, with descriptor 3 the staging directory (to merge: the store's; `fs` the layer, `rest` what waits for the
 layers below, `whiteouts`), and the blob on stdin. It answers with one JSON line, {"ok": {...}} or {"error":
 [class, message]}. Not a library: it drops the process's privileges and ends it.
 """
@@ -25,7 +25,7 @@ from sampan.host.unpack_write import Writer, write_all
 from sampan.model.errors import Exhausted, Invalid
 from sampan.wire.tar import Reader, Source
 
-STAGING, LAYERS = 3, 4  # descriptors we are started with
+STAGING = LAYERS = 3  # the descriptor we are started with
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 Report = dict[str, str | int | bool]
 
@@ -100,18 +100,15 @@ def merge(key: str, reserve_bytes: str, reserve_inodes: str, lowers: str) -> Rep
     """Unpack `rest` onto the overlay of `fs` over the layers `lowers`: names below descriptor 4, highest
     first.
     """
-    os.fchdir(STAGING)
-    rest = os.open(REST, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    confine.private_mounts()
     os.fchdir(LAYERS)  # all relative to the store: five hundred lower layers must fit in a page
     here = f"{PLACE}/{key}"
+    rest = os.open(f"{here}/{REST}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    os.close(LAYERS)
+    confine.private_mounts()
     options = f"lowerdir={lowers},upperdir={here}/{ROOT},workdir={here}/{WORK},{OVERLAY_OPTIONS}"
     mount("overlay", f"{here}/{MERGED}", "overlay", 0, options)
-    os.fchdir(STAGING)
-    upper = confine.detached(ROOT)
-    os.close(STAGING)
-    os.close(LAYERS)
-    confine.enter(MERGED)
+    upper = confine.detached(f"{here}/{ROOT}")
+    confine.enter(f"{here}/{MERGED}")
     root = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
     budget = Budget(root, int(reserve_bytes), int(reserve_inodes))
     writer = MergedWriter(root, upper, budget)

@@ -27,7 +27,9 @@ def resolve(root: int, path: str | bytes, flags: int, rules: int = IN_ROOT) -> i
     for _ in range(_TRIES):
         with suppress(BlockingIOError):
             return openat2(root, path, flags, resolve=rules)
-    raise Unavailable(f"{os.fsdecode(path)[:200]!r} cannot be resolved: the mounts of this machine never come to rest")
+    raise Unavailable(
+        f"{os.fsdecode(path)[:200]!r} cannot be resolved: the mounts of this machine never come to rest"
+    )
 
 
 class NeedsLowers(Exception):
@@ -124,37 +126,41 @@ class Cursor:
     def walk(self, path: bytes, *, make: bool) -> bytes:
         """Resolve a directory in the root step by step: its path without symlinks.
 
-        Missing directories are made, 0755 and root's, if `make`; else FileNotFoundError.
+        What is missing is made, 0755 and root's, if `make`; else FileNotFoundError. A ".." behind something missing
+        takes it back, unlike in the kernel, but as the other runtimes have it.
         """
         todo, done, links = path.split(b"/")[::-1], list[bytes](), 0
+        real = 0  # so many of `done` exist
         while todo:
             part = todo.pop()
             if part == b"..":
                 del done[-1:]
+                real = min(real, len(done))
                 continue
             if part in (b"", b"."):
                 continue
-            target = self._step(done, part, make)
-            if target is None:
+            target = self._look(b"/".join([*done, part])) if real == len(done) else None
+            if not target:
                 done.append(part)
+                real += target is not None
                 continue
             links += 1
             if links > _LINKS:
                 raise OSError(ELOOP, os.strerror(ELOOP))
             if target.startswith(b"/"):
-                done.clear()
+                done, real = [], 0
             todo += target.split(b"/")[::-1]
+        if real < len(done) and not make:
+            raise FileNotFoundError(ENOENT, os.strerror(ENOENT))
+        for depth in range(real, len(done)):
+            self._make_directory(b"/".join(done[:depth]), done[depth])
         return b"/".join(done)
 
-    def _step(self, done: list[bytes], part: bytes, make: bool) -> bytes | None:
-        """None if `part` in the directory `done` is a directory (now); its target if it is a symlink."""
-        path = b"/".join([*done, part])
+    def _look(self, path: bytes) -> bytes | None:
+        """The target of a symlink, b"" for a directory, None for nothing."""
         try:
             fd = resolve(self._root, path, os.O_PATH | os.O_NOFOLLOW)
         except FileNotFoundError:
-            if not make:
-                raise
-            self._make_directory(b"/".join(done), part)
             return None
         try:
             mode = os.fstat(fd).st_mode
@@ -164,7 +170,7 @@ class Cursor:
             os.close(fd)
         if not stat.S_ISDIR(mode):
             raise NotADirectoryError(ENOTDIR, f"/{os.fsdecode(path)} is not a directory")
-        return None
+        return b""
 
     def _make_directory(self, parent: bytes, name: bytes) -> None:
         """An implicit directory: one that the archive uses without having an entry for it."""

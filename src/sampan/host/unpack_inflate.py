@@ -86,9 +86,8 @@ class _Gunzip:
 
 
 def _drained(member: IgzipDecompressor, fed: memoryview) -> Iterator[bytes]:
-    """All that `fed` inflates to, never more than READ at once: a bomb's output waits in its compressed
-    form.
-    """
-    yield member.decompress(fed, READ)
+    """All that `fed` inflates to, never more than READ at once: a bomb's output waits in its compressed form."""
+    if piece := member.decompress(fed, READ):
+        yield piece
     while not member.needs_input and not member.eof:
         yield member.decompress(b"", READ)

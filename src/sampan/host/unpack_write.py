@@ -196,20 +196,17 @@ class Writer(Cursor):
         try:
             return resolve(self._root, parent or b".", os.O_PATH | os.O_DIRECTORY)
         except FileNotFoundError:
-            return self._source_absent()
-
-    def _source_absent(self) -> int:
-        """What a hard link names is not in this layer."""
-        if self._base:
-            raise FileNotFoundError(ENOENT, "the file it is a hard link to does not exist")
-        raise NeedsLowers
+            if not self._base:
+                raise NeedsLowers from None
+        return self._open_real(self.walk(parent, make=False))
 
     def _link_from(self, entry: tar.Entry, source: int, name: bytes, leaf: bytes) -> None:
         try:
             found = os.stat(name, dir_fd=source, follow_symlinks=False)
         except FileNotFoundError:
-            self._source_absent()
-            return
+            if not self._base:
+                raise NeedsLowers from None
+            raise
         if stat.S_ISDIR(found.st_mode) or (stat.S_ISCHR(found.st_mode) and not found.st_rdev):
             raise Invalid(
                 f"{entry.name[:200]!r} is a hard link to {entry.link[:200]!r}, a directory or a whiteout"

@@ -18,12 +18,13 @@ from sampan.runtime.images import Images
 from sampan.runtime.machine import Machine
 from sampan.runtime.pod_init import PodInit, pod_facts
 from sampan.runtime.ports import Launch
+from sampan.runtime.seccomp_filters import SeccompFilters
 from sampan.runtime.state import Gone, State, now
 from sampan.runtime.stops import Stops
 from sampan.spec import container as container_spec
-from sampan.spec import security, validate
+from sampan.spec import namespaces, security, validate
 from sampan.spec.facts import ContainerFacts
-from sampan.tasks import Joined, KeyedLock, finish, step
+from sampan.tasks import Joined, KeyedLock, Tasks, finish, step
 from sampan.wire import passwd
 
 log = logging.getLogger("sampan.containers")
@@ -41,6 +42,7 @@ class Parts:
     exits: Exits
     stops: Stops
     init: PodInit
+    tasks: Tasks
 
 
 class Containers:
@@ -54,6 +56,8 @@ class Containers:
         self._exits = parts.exits
         self._stops = parts.stops
         self._init = parts.init
+        self._tasks = parts.tasks
+        self._filters = SeccompFilters(parts.machine.oci)
         self._joined = Joined()
         self._locks = KeyedLock()
 
@@ -93,6 +97,8 @@ class Containers:
         await step("container.intent", container.id)
         await self._state.commit(container)
         try:
+            if image.id not in self._state.images:  # from the intent on it counts as used
+                raise NotFound(f"image {image.id} was removed just now; pull it again")
             container = await self._make(pod, container, image)
             if self._state.pods[pod.id].state is not PodState.READY:
                 raise WrongState(f"pod {pod.id} was stopped while container {container.id} was being created")
@@ -105,13 +111,15 @@ class Containers:
         return container.id
 
     async def _make(self, pod: Pod, container: Container, image: Image) -> Container:
+        self._tasks.start("expect a move", self._machine.cgroups.expect_move())
         facts = await self._facts(pod, container, image)
         spec = container_spec.build(facts)
         bundle = await self._machine.bundles.write(container.id, spec)
+        handler = self._config.handlers[container.handler]
         launch = Launch(
             id=container.id,
             bundle=bundle,
-            handler=self._config.handlers[container.handler],
+            handler=handler,
             log=await self._log(pod, container),
             terminal=container.config.tty,
             stdin=container.config.stdin,
@@ -119,6 +127,7 @@ class Containers:
         )
         await step("container.launch", container.id)
         launched = await self._machine.oci.create(launch)
+        await self._filters.learn(handler, container.id, spec)
         return transitions.created(container, launched.init, launched.monitor, facts.user)
 
     async def _log(self, pod: Pod, container: Container) -> Any:
@@ -134,7 +143,9 @@ class Containers:
             await self._machine.rootfs.read(root, f"/etc/{name}", passwd.LIMIT) for name in USER_FILES
         ]
         looked = await self._look(config)
-        shares_pid = context.namespace_options.pid == cri.POD
+        shares_pid = namespaces.shares_pid(
+            context.namespace_options, pod.config.linux.security_context.namespace_options
+        )
         return ContainerFacts(
             id=container.id,
             config=config,
@@ -148,6 +159,7 @@ class Containers:
             sources=looked[0],
             device_nodes=looked[1],
             seccomp_localhost=looked[2],
+            seccomp_programs=self._filters.of(self._config.handlers[container.handler]),
         )
 
     async def _look(self, config: cri.ContainerConfig) -> tuple[Any, Any, bytes]:

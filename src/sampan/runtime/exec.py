@@ -7,30 +7,29 @@ from sampan.config import Config
 from sampan.model import container as transitions
 from sampan.model import ids
 from sampan.model.container import ContainerState
-from sampan.model.errors import Invalid, Lost
+from sampan.model.errors import Lost
 from sampan.runtime.machine import Machine
 from sampan.runtime.ports import ExecResult
 from sampan.runtime.state import State
-from sampan.tasks import step
+from sampan.spec.process import for_exec
+from sampan.tasks import Tasks, step
 
 
 class Exec:
     """Commands in running containers."""
 
-    def __init__(self, config: Config, state: State, machine: Machine) -> None:
+    def __init__(self, config: Config, state: State, machine: Machine, tasks: Tasks) -> None:
         self._config = config
+        self._tasks = tasks
         self._state = state
         self._machine = machine
 
     async def sync(self, id: str, command: Sequence[str], seconds: int) -> ExecResult:
         """Run `command` with the container's own identity and environment; `seconds` 0 or less waits for ever.
         Raises NotFound, WrongState (not running), Invalid (no command), TimeoutError after killing it."""
-        if not command or not command[0]:
-            raise Invalid("exec needs a command: cmd is empty")
-        if any("\0" in word for word in command):
-            raise Invalid("exec cmd holds a NUL byte")
         container = ids.resolve("container", self._state.containers, id)
         transitions.require(container, "exec in", ContainerState.RUNNING)
+        self._tasks.start("expect a move", self._machine.cgroups.expect_move())
         process = await self._process(container.id, command)
         await step("container.exec", container.id)
         handler = self._config.handlers[container.handler]
@@ -41,4 +40,4 @@ class Exec:
         spec = await self._machine.bundles.read(id)
         if spec is None:
             raise Lost(f"the bundle of container {id} is gone; it cannot be exec'ed into")
-        return {**spec["process"], "args": list(command), "terminal": False}
+        return for_exec(spec["process"], command, tty=False)

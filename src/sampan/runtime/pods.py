@@ -121,7 +121,9 @@ class Pods:
         files = {
             "hostname": pod.hostname.encode() + b"\n",
             "resolv.conf": dns.resolv_conf(pod.config.dns_config) or await host_file("/etc/resolv.conf"),
-            "hosts": hosts(own_network=own_network, node=b"" if own_network else await host_file("/etc/hosts")),
+            "hosts": hosts(
+                own_network=own_network, node=b"" if own_network else await host_file("/etc/hosts")
+            ),
         }
         return SandboxPlan(
             id=pod.id,

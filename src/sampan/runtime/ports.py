@@ -72,6 +72,9 @@ class Oci(Protocol):
     async def start(self, handler: Handler, id: str) -> None:
         """Let the created process run. Raises ToolFailed."""
 
+    async def compiled_filter(self, handler: Handler, id: str) -> bytes:
+        """The seccomp filter that the OCI runtime compiled for this container; b"" where it leaves none."""
+
     async def running(self, id: str) -> bool:
         """Whether a created container has been started (asked at boot for one whose record does not say so)."""
 
@@ -166,6 +169,9 @@ class Cgroups(Protocol):
 
     async def make_parent(self, parent: str) -> bool:
         """Create the parent group where it is absent; True if we made it (somewhere)."""
+
+    async def expect_move(self) -> None:
+        """A process is about to be moved into a group: let the kernel get ready for it, meanwhile. Never fails."""
 
     async def remove_parent(self, parent: str) -> None:
         """Remove a parent group if we made it (made ones are marked), and its empty ancestors that are ours; busy,
