@@ -161,9 +161,10 @@ def cgroups(scope: Scope) -> Iterator[str]:
         for directory, _, _ in os.walk(top):
             below = os.path.relpath(directory, top)
             if ours(below, scope) or any((below + "/").startswith(f"{p.strip('/')}/") for p in scope.cgroups):
-                members = set(map(int, Path(directory, "cgroup.procs").read_text().split()))
-                if not members or not scope.roots or members & own:
-                    yield f"{top}/{below}"
+                with contextlib.suppress(OSError):  # gone meanwhile
+                    members = set(map(int, Path(directory, "cgroup.procs").read_text().split()))
+                    if not members or not scope.roots or members & own:
+                        yield f"{top}/{below}"
 
 
 def processes(scope: Scope) -> Iterator[str]:

@@ -18,7 +18,7 @@ SLEEPER = "import sys; sys.stdin.read()"
 
 
 def test_nothing_done_is_nothing_found(tmp_path: Path) -> None:
-    scope = census.Scope(roots=(tmp_path,), daemon=os.getpid())
+    scope = census.Scope(words=(), roots=(tmp_path,), daemon=os.getpid())
     assert census.diff(census.take(scope), census.take(scope)) == ""
 
 
@@ -28,7 +28,7 @@ def test_a_difference_says_what_and_which_way() -> None:
 
 
 def test_files_and_directories_are_seen_and_ignored_ones_are_not(tmp_path: Path) -> None:
-    scope = census.Scope(roots=(tmp_path,), ignore=("*-wal",))
+    scope = census.Scope(words=(), roots=(tmp_path,), ignore=("*-wal",))
     before = census.take(scope)
     (tmp_path / "pods/p1").mkdir(parents=True)
     (tmp_path / "state.db-wal").touch()
@@ -38,7 +38,7 @@ def test_files_and_directories_are_seen_and_ignored_ones_are_not(tmp_path: Path)
 
 def test_rows_are_seen(tmp_path: Path) -> None:
     path = tmp_path / "state.db"
-    scope = census.Scope(databases=(path,))
+    scope = census.Scope(words=(), databases=(path,))
     before = census.take(scope)
     with closing(sqlite3.connect(path)) as database:
         database.execute("CREATE TABLE pods (id TEXT)")
@@ -48,7 +48,7 @@ def test_rows_are_seen(tmp_path: Path) -> None:
 
 
 def test_address_reservations_are_seen(tmp_path: Path) -> None:
-    scope = census.Scope(reservations=(tmp_path,))
+    scope = census.Scope(words=(), reservations=(tmp_path,))
     before = census.take(scope)
     (tmp_path / "lock").touch()
     (tmp_path / "last_reserved_ip.0").write_text("10.0.0.2")
@@ -59,7 +59,7 @@ def test_address_reservations_are_seen(tmp_path: Path) -> None:
 
 
 def test_a_process_below_a_root_is_seen(tmp_path: Path) -> None:
-    scope = census.Scope(roots=(tmp_path,))
+    scope = census.Scope(words=(), roots=(tmp_path,))
     before = census.take(scope)
     argv = [sys.executable, "-c", SLEEPER, f"{tmp_path}/pods/x"]
     with subprocess.Popen(argv, stdin=subprocess.PIPE) as process:
@@ -70,7 +70,7 @@ def test_a_process_below_a_root_is_seen(tmp_path: Path) -> None:
 
 
 def test_descriptors_and_threads_of_a_daemon_are_seen(tmp_path: Path) -> None:
-    scope = census.Scope(daemon=os.getpid())
+    scope = census.Scope(words=(), daemon=os.getpid())
     before = census.take(scope)
     with (tmp_path / "open").open("w"):
         found = census.diff(before, census.take(scope))
@@ -139,7 +139,7 @@ def test_cgroups_are_seen_in_every_hierarchy(name: str) -> None:
 
 @pytest.mark.root
 def test_mounts_and_pinned_namespaces_are_seen(tmp_path: Path) -> None:
-    scope = census.Scope(roots=(tmp_path,), ignore=("*",))
+    scope = census.Scope(words=(), roots=(tmp_path,), ignore=("*",))
     (tmp_path / "net").touch()
     (tmp_path / "shm").mkdir()
     before = census.take(scope)

@@ -15,6 +15,7 @@ from sampan.api import cri_pb2 as pb
 from scripts.private_daemon import Daemon, remove_pods
 from tests import census
 from tests.conformance.conftest import BUSYBOX, NETWORK, tool
+from tests.conftest import free_port
 
 pytestmark = pytest.mark.root
 
@@ -68,11 +69,12 @@ def scope(daemon: Daemon) -> census.Scope:
 
 
 def warm_up(daemon: Daemon) -> None:
-    """A pod with a container, so that what is made once and stays (bridge, nftables table) is there."""
+    """A pod with a container and a port, so that what is made once (bridge, nftables chains) is there."""
     image = pb.ImageSpec(image=BUSYBOX)
     daemon.cri.images.PullImage(pb.PullImageRequest(image=image))
     config = pb.PodSandboxConfig(
         metadata=pb.PodSandboxMetadata(name="warm-up", namespace="conformance", uid="warm-up"),
+        port_mappings=[pb.PortMapping(container_port=80, host_port=free_port())],
         linux=pb.LinuxPodSandboxConfig(),
     )
     pod = daemon.cri.runtime.RunPodSandbox(pb.RunPodSandboxRequest(config=config)).pod_sandbox_id

@@ -80,8 +80,10 @@ class Live:
             cri.RunPodSandboxRequest(config=self.pod_config(name, **more))
         ).pod_sandbox_id
 
-    def pod_config(self, name: str = "web", **more: Any) -> cri.PodSandboxConfig:
-        options = cri.NamespaceOption(pid=cri.CONTAINER)
+    def pod_config(
+        self, name: str = "web", *, pid: "cri.NamespaceMode.ValueType" = cri.CONTAINER, **more: Any
+    ) -> cri.PodSandboxConfig:
+        options = cri.NamespaceOption(pid=pid)
         config = cri.PodSandboxConfig(
             metadata=cri.PodSandboxMetadata(name=name, uid=f"uid-{name}", namespace="tests"),
             hostname=name,
@@ -129,6 +131,17 @@ class Live:
             assert time.monotonic() < deadline, f"container {id} still runs"
             time.sleep(0.01)
         return status
+
+    def life(self) -> None:
+        """Every verb once, in order, each acknowledged before the next; nothing is left but what a first use makes."""
+        pod = self.pod("k")
+        container = self.container(pod)
+        self.runtime.StartContainer(cri.StartContainerRequest(container_id=container))
+        self.exec(container, "true")
+        self.runtime.StopContainer(cri.StopContainerRequest(container_id=container, timeout=0))
+        self.runtime.RemoveContainer(cri.RemoveContainerRequest(container_id=container))
+        self.runtime.StopPodSandbox(cri.StopPodSandboxRequest(pod_sandbox_id=pod))
+        self.runtime.RemovePodSandbox(cri.RemovePodSandboxRequest(pod_sandbox_id=pod))
 
     def logged(self, id: str) -> list[str]:
         """The content of the container's log, a line an entry."""

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.root
 
 
 def test_a_pod_with_a_web_server_is_reached_and_leaves_nothing(daemon: Live) -> None:
-    daemon.runtime.RemovePodSandbox(cri.RemovePodSandboxRequest(pod_sandbox_id=daemon.pod("warm")))
+    daemon.life()
     before = daemon.census()
     pod = daemon.pod()
     script = "echo hello >/tmp/index.html; echo serving; exec httpd -f -p 8080 -h /tmp"
@@ -43,7 +43,7 @@ def fetch(url: str) -> str:
 
 @pytest.mark.parametrize(
     ("script", "code", "reason"),
-    [("exit 0", 0, "Completed"), ("exit 7", 7, "Error"), ("kill -9 $$", 137, "Error")],
+    [("exit 0", 0, "Completed"), ("exit 7", 7, "Error"), ("sh -c 'kill -9 $$'; exit $?", 137, "Error")],
 )
 def test_how_a_container_ended(daemon: Live, script: str, code: int, reason: str) -> None:
     container = daemon.started(daemon.pod(), "sh", "-c", script)
@@ -72,7 +72,7 @@ def test_exec_gives_output_and_code_and_is_killed_at_its_timeout(daemon: Live) -
 
 
 def test_containers_of_a_pod_share_its_network_and_on_request_its_pids(daemon: Live) -> None:
-    pod = daemon.pod()
+    pod = daemon.pod(pid=cri.POD)
     one = daemon.started(pod, "sleep", "12345", name="one", pid=cri.POD)
     two = daemon.started(pod, "sleep", "67890", name="two", pid=cri.POD)
     alone = daemon.started(pod, "sleep", "11111", name="alone")

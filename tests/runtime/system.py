@@ -79,14 +79,16 @@ def wire(world: World | None = None, journal: FakeJournal | None = None) -> Syst
     )  # fmt: skip
 
 
-def pod_config(name: str = "web", **more: Any) -> cri.PodSandboxConfig:
+def pod_config(
+    name: str = "web", *, pid: "cri.NamespaceMode.ValueType" = cri.CONTAINER, **more: Any
+) -> cri.PodSandboxConfig:
     config = cri.PodSandboxConfig(
         metadata=cri.PodSandboxMetadata(name=name, uid=f"uid-{name}", namespace="default"),
         log_directory="/var/log/pods/" + name,
         linux=cri.LinuxPodSandboxConfig(
             cgroup_parent="/tests",
             security_context=cri.LinuxSandboxSecurityContext(
-                namespace_options=cri.NamespaceOption(pid=cri.CONTAINER)
+                namespace_options=cri.NamespaceOption(pid=pid)
             ),
         ),
     )

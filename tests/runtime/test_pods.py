@@ -222,7 +222,7 @@ async def test_a_parent_shared_by_pods_goes_with_the_last() -> None:
 
 async def test_the_init_comes_with_the_first_container_that_shares_the_pid_namespace() -> None:
     system = wire()
-    id = await system.pod()
+    id = await system.pod(pid=cri.POD)
     await system.container(id, "alone")
     assert id not in system.world.processes
     await asyncio.gather(
@@ -236,7 +236,7 @@ async def test_the_init_comes_with_the_first_container_that_shares_the_pid_names
 
 async def test_a_pod_whose_init_dies_is_not_ready() -> None:
     system = wire()
-    id = await system.pod()
+    id = await system.pod(pid=cri.POD)
     await system.containers.create(id, container_config("a", pid=cri.POD))
     system.world.end(id, 137)
     await until(lambda: not (system.state.pods[id].state is PodState.READY))

@@ -138,7 +138,7 @@ async def test_a_stop_cut_short_is_finished() -> None:
 
 async def test_after_a_reboot_pods_are_not_ready_and_containers_lost_and_all_can_be_removed() -> None:
     system = wire()
-    pod = await system.pod()
+    pod = await system.pod(pid=cri.POD)
     id = await system.started(pod)
     await system.containers.create(pod, container_config("shared", pid=cri.POD))
     await system.tasks.stop()

@@ -32,6 +32,11 @@ def resolve(root: int, path: str | bytes, flags: int, rules: int = IN_ROOT) -> i
     )
 
 
+def join(parent: bytes, name: bytes) -> bytes:
+    """The path of `name` in a directory; "" is the root."""
+    return b"%s/%s" % (parent, name) if parent else name
+
+
 class NeedsLowers(Exception):
     """An entry's place depends on the layers below."""
 

@@ -12,7 +12,7 @@ from errno import ENOENT, ENOTDIR
 
 from sampan.host import trees
 from sampan.host.syscalls import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, openat2
-from sampan.host.unpack_cursor import NOWHERE, Budget
+from sampan.host.unpack_cursor import NOWHERE, Budget, join
 from sampan.host.unpack_write import Writer
 from sampan.wire import layer, tar
 
@@ -35,7 +35,7 @@ class MergedWriter(Writer):
         super().write(entry, reader)
         _, leaf = layer.place(entry.name)
         if leaf and not leaf.startswith(layer.WHITEOUT) and entry.kind != tar.DIRECTORY:
-            self._lifted.discard(_join(self._real, leaf))
+            self._lifted.discard(join(self._real, leaf))
 
     def _open(self, path: bytes) -> int:
         self._real = self.walk(path, make=True)
@@ -62,10 +62,10 @@ class MergedWriter(Writer):
     def _make_directory(self, parent: bytes, name: bytes) -> None:
         self._note_lifted(parent)
         super()._make_directory(parent, name)
-        self._lifted.discard(_join(parent, name))
+        self._lifted.discard(join(parent, name))
 
     def _directory(self, entry: tar.Entry, leaf: bytes, reader: tar.Reader) -> None:
-        path = _join(self._real, leaf)
+        path = join(self._real, leaf)
         super()._directory(entry, leaf, reader)
         self._real = path
         self._lifted.discard(path)
@@ -74,7 +74,7 @@ class MergedWriter(Writer):
         """overlayfs has marked it already."""
 
     def _link_from(self, entry: tar.Entry, source: int, name: bytes, leaf: bytes) -> None:
-        path = _join(self.walk(layer.place(entry.link)[0], make=False), name)
+        path = join(self.walk(layer.place(entry.link)[0], make=False), name)
         self._note_lifted(path)  # linking copies it up
         super()._link_from(entry, source, name, leaf)
 
@@ -104,7 +104,7 @@ class MergedWriter(Writer):
 
     def _hide_name(self, fd: int, parent: bytes, name: bytes) -> None:
         """Hide what came from below at `name` in the directory `fd`, `parent`; it may be absent."""
-        path = _join(parent, name)
+        path = join(parent, name)
         if not self._in_upper(path):
             trees.remove(fd, name)
             return
@@ -128,7 +128,3 @@ class MergedWriter(Writer):
 
 def _names(fd: int) -> list[bytes]:
     return [os.fsencode(name) for name in os.listdir(fd)]
-
-
-def _join(parent: bytes, name: bytes) -> bytes:
-    return b"%s/%s" % (parent, name) if parent else name

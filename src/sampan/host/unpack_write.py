@@ -26,7 +26,7 @@ from errno import (
     ERANGE,
 )
 
-from sampan.host.unpack_cursor import DIRECTORY, PAGE, Budget, Cursor, NeedsLowers, resolve
+from sampan.host.unpack_cursor import DIRECTORY, PAGE, Budget, Cursor, NeedsLowers, join, resolve
 from sampan.model.errors import Invalid
 from sampan.wire import layer, tar
 
@@ -117,7 +117,7 @@ class Writer(Cursor):
 
     def _directory(self, entry: tar.Entry, leaf: bytes, reader: tar.Reader) -> None:
         """Make or reuse a directory and stay in it: what comes next is usually its content."""
-        path = b"%s/%s" % (self._path, leaf) if self._path else leaf
+        path = join(self._path or b"", leaf)
         replaced = False
         try:
             os.mkdir(leaf, 0o700, dir_fd=self._fd)
@@ -236,7 +236,7 @@ class Writer(Cursor):
         except FileNotFoundError:
             self._budget.spend(0)
             os.mknod(name, stat.S_IFCHR, 0, dir_fd=self._fd)
-            self.whiteouts.append(b"%s/%s" % (self.walk(parent, make=False), name))
+            self.whiteouts.append(join(self.walk(parent, make=False), name))
             return
         if stat.S_ISDIR(found.st_mode):
             fd = os.open(name, DIRECTORY, dir_fd=self._fd)

@@ -72,8 +72,8 @@ def created(container: Container, init: ProcessRef, monitor: ProcessRef, user: U
 
 
 def started(container: Container, at: int) -> Container:
-    """It runs; one that has ended already keeps its end."""
-    return msgspec.structs.replace(container, started_at=at)
+    """It runs; one that has ended already keeps its end, and cannot have begun after it."""
+    return msgspec.structs.replace(container, started_at=min(at, container.finished_at or at))
 
 
 def start_failed(container: Container, at: int, why: str) -> Container:
@@ -84,9 +84,11 @@ def start_failed(container: Container, at: int, why: str) -> Container:
 
 
 def finished(container: Container, *, at: int, code: int, oom: bool = False, lost: bool = False) -> Container:
-    """It has ended. The first end that is recorded stays."""
+    """It has ended. The first end that is recorded stays. The end comes from a file's time, which the kernel takes
+    from a coarser clock than ours: it is not let fall before the beginning."""
     if container.finished_at:
         return container
+    at = max(at, container.created_at, container.started_at)
     reason, message = _ending(code, oom, lost)
     return msgspec.structs.replace(
         container, finished_at=at, exit_code=code, oom_killed=oom, reason=reason, message=message

@@ -202,6 +202,7 @@ class Containers:
             if pod.state is not PodState.READY:
                 raise WrongState(f"cannot start container {id}: its pod {pod.id} is not ready")
             await step("container.start", id)
+            began = now()  # before, not after: it may have ended by the time that start returns
             try:
                 await self._machine.oci.start(self._config.handlers[container.handler], id)
             except SampanError as error:
@@ -212,7 +213,7 @@ class Containers:
                 await self._stops.kill(container)
                 raise
             await step("container.started", id)
-            await self._state.update_container(id, lambda now_: transitions.started(now_, now()))
+            await self._state.update_container(id, lambda now_: transitions.started(now_, began))
 
     # --- stop and remove --------------------------------------------------------------------------------------
 
