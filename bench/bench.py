@@ -11,6 +11,7 @@ import contextlib
 import json
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from pathlib import Path
 import grpc
 
 from bench.floor import floor
-from bench.work import Bench, Measures
+from bench.work import Bench, Measures, busy
 from scripts.private_daemon import Network, Stubs, private_daemon, processes_of
 from tests import images
 from tests.conformance.images import debian
@@ -143,6 +144,13 @@ def measure(options: argparse.Namespace, measures: Measures) -> None:
             bench.large_pulls(large, options.pulls)
 
 
+def other_load() -> float:
+    """What else the machine does, in percent of a core: above a few, the figures are not worth much."""
+    before = busy()
+    time.sleep(2)
+    return (busy() - before) / 2 * 100
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench.sh", description="Measure against the budgets.")
     parser.add_argument("--pods", type=int, default=20, help="pods of the one-by-one run (default 20)")
@@ -162,6 +170,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     options = arguments()
+    noise = other_load()
     machine, measures, failed = floor(), Measures(), ""
     try:
         measure(options, measures)
@@ -169,9 +178,12 @@ def main() -> None:
         failed = f"the benchmark was cut short: {error}"
     print("\n".join(table(measures)))
     print(f"many pods: {options.density}; the budgets are for 60")
+    print(f"load of others before the run: {noise:.0f} % of a core")
     print("floor of this machine: " + ", ".join(f"{name} {value:.1f} ms" for name, value in machine.items()))
     if options.json:
-        options.json.write_text(json.dumps({**measures.report(), "floor_ms": machine}, indent=1) + "\n")
+        options.json.write_text(
+            json.dumps({**measures.report(), "floor_ms": machine, "other_load": noise}, indent=1) + "\n"
+        )
     known = {*measures.samples, *measures.figures}
     over = [b for b in BUDGETS if b.name in known and not kept(b, measures.p50(b.name))]
     sys.exit(failed or (1 if options.strict and over else 0))

@@ -1,7 +1,8 @@
-"""What a stack of image layers must look like, by the plainest means: entries applied one after the other to a tree in memory.
+"""What a stack of image layers must look like, by the plainest means: entries applied one after the other to
+a tree in memory.
 
-An independent second opinion on the unpacker, which never sees the layers in one piece. Semantics: OCI image-spec
-layer.md; where that is silent, what the comments say.
+An independent second opinion on the unpacker, which never sees the layers in one piece. Semantics: OCI
+image-spec layer.md; where that is silent, what the comments say.
 """
 
 import copy
@@ -105,7 +106,9 @@ class Tree:
             return None
 
     def directory(self, parts: Sequence[str], make: int | None) -> Node:
-        """Resolve in the root as a chroot would; missing directories are made, 0755, time 0, by layer `make`."""
+        """Resolve in the root as a chroot would; missing directories are made, 0755, time 0, by layer
+        `make`.
+        """
         todo, way, links = list(reversed(parts)), [self.root], 0
         missing: list[str] = []  # what of the way is not there; ".." takes it back
         while todo:
@@ -168,7 +171,9 @@ def holds(directory: Node, node: Node) -> bool:
 
 
 def hide(directory: Node, name: str, layer: int) -> bool:
-    """Remove what lower layers put there; what this layer brought stays, and the directories that lead to it."""
+    """Remove what lower layers put there; what this layer brought stays, and the directories that lead to
+    it.
+    """
     child = directory.children.get(name)
     if child is None:
         return False
@@ -216,7 +221,9 @@ def listing(root: Path) -> dict[str, tuple[object, ...]]:
 
 
 def random_stack(seed: int) -> list[list[Entry]]:
-    """A few layers of a few entries over a few names, so that they get in each other's way. Most can be applied."""
+    """A few layers of a few entries over a few names, so that they get in each other's way. Most can be
+    applied.
+    """
     dice = random.Random(seed)
     tree = Tree()
     stack: list[list[Entry]] = []
@@ -277,11 +284,9 @@ def random_entry(dice: random.Random) -> Entry:
             )
         case "hardlink":
             return Entry(path, "hardlink", link=random_path(dice))
-        case "white":
-            head, _, leaf = path.rpartition("/")
-            return Entry(f"{head}/.wh.{leaf}" if head else f".wh.{leaf}")
-        case "opaque":
-            return Entry(path.rpartition("/")[0] + "/.wh..wh..opq")
+        case "white" | "opaque":
+            head, slash, leaf = path.rpartition("/")
+            return Entry(f"{head}{slash}.wh.{leaf if kind == 'white' else '.wh..opq'}")
         case "fifo":
             return Entry(path, "fifo", mode=0o640, uid=uid, mtime=mtime)
     return Entry(

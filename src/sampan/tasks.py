@@ -6,6 +6,7 @@ effect on the machine is announced through `step`, which tests use to kill, fail
 
 import asyncio
 import errno
+import fcntl
 import json
 import logging
 import os
@@ -160,22 +161,30 @@ def step_now(name: str, subject: str = "") -> None:
 
 
 def _strike(name: str, subject: str) -> float:
+    """Seconds to wait, after the step is recorded and its fault, if there is one, is met. Steps of several threads take
+    turns at the table."""
     table = Path(_faults)
+    with table.with_suffix(".seen").open("a") as seen:
+        fcntl.flock(seen, fcntl.LOCK_EX)
+        seen.write(name + "\n")
+        fault = _take(table, name, subject)
+    return _act(fault, name) if fault else 0.0
+
+
+def _take(table: Path, name: str, subject: str) -> dict[str, Any] | None:
+    """The fault that is written for this step, taken out of the table; None, and one skip less, if it is not yet due."""
     try:
         faults: list[dict[str, Any]] = json.loads(table.read_text())
     except (OSError, ValueError):
-        return 0.0
-    _record(table, name)
+        return None
     for fault in faults:
         if fault["step"] not in (name, "*") or fault.get("subject", subject) != subject:
             continue
-        if fault.get("skip", 0) > 0:
-            fault["skip"] -= 1
-            _replace(table, faults)
-            continue
-        _replace(table, [other for other in faults if other is not fault])
-        return _act(fault, name)
-    return 0.0
+        due = fault.get("skip", 0) <= 0
+        fault["skip"] = fault.get("skip", 0) - 1
+        table.write_text(json.dumps([other for other in faults if not (due and other is fault)]))
+        return fault if due else None
+    return None
 
 
 def _act(fault: dict[str, Any], name: str) -> float:
@@ -189,17 +198,6 @@ def _act(fault: dict[str, Any], name: str) -> float:
         case "delay":
             return float(fault["seconds"])
     return 0.0
-
-
-def _replace(table: Path, faults: list[dict[str, Any]]) -> None:
-    new = table.with_suffix(".new")
-    new.write_text(json.dumps(faults))
-    new.replace(table)
-
-
-def _record(table: Path, name: str) -> None:
-    with table.with_suffix(".seen").open("a") as seen:
-        seen.write(name + "\n")
 
 
 async def both(first: Awaitable[object], second: Awaitable[object]) -> None:

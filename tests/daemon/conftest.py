@@ -103,7 +103,11 @@ class Live:
         return self.runtime.CreateContainer(request).container_id
 
     def container_config(
-        self, *command: str, name: str = "app", pid: "cri.NamespaceMode.ValueType" = cri.CONTAINER, **more: Any
+        self,
+        *command: str,
+        name: str = "app",
+        pid: "cri.NamespaceMode.ValueType" = cri.CONTAINER,
+        **more: Any,
     ) -> cri.ContainerConfig:
         options = cri.NamespaceOption(pid=pid)
         context = cri.LinuxContainerSecurityContext(namespace_options=options)

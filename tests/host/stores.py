@@ -1,7 +1,8 @@
 """A layer store and root file systems in a temporary directory, for tests on the real kernel."""
 
+import asyncio
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -136,7 +137,7 @@ class InProcess(Layers):
         return await in_own_thread(work)
 
 
-class mask:  # noqa: N801 - reads as a word
+class mask:
     """The child's umask, for this process."""
 
     def __enter__(self) -> None:
@@ -146,7 +147,7 @@ class mask:  # noqa: N801 - reads as a word
         os.umask(self._before)
 
 
-class directory:  # noqa: N801 - reads as a word
+class directory:
     """A directory by descriptor."""
 
     def __init__(self, path: Path) -> None:
@@ -171,7 +172,7 @@ def canary(place: Path) -> None:
 
 def fingerprint(place: Path) -> list[tuple[object, ...]]:
     """Everything about a tree that a write could change."""
-    found = []
+    found: list[tuple[object, ...]] = []
     for path in sorted([place, *place.rglob("*")]):
         status = path.lstat()
         content = path.read_bytes() if path.is_file() and not path.is_symlink() else b""
@@ -179,3 +180,14 @@ def fingerprint(place: Path) -> list[tuple[object, ...]]:
             (path, status.st_ino, status.st_mode, status.st_uid, status.st_gid, status.st_mtime_ns, content)
         )
     return found
+
+
+async def eventually(true: Callable[[], bool]) -> None:
+    """Wait until something is so; TimeoutError if that takes ten seconds."""
+    async with asyncio.timeout(10):
+        while not true():  # noqa: ASYNC110 - nobody could set an event: the kernel or a child process does it
+            await asyncio.sleep(0.001)
+
+
+def is_empty(place: Path) -> bool:
+    return not any(place.iterdir())

@@ -15,7 +15,9 @@ def bundles(tmp_path: Path) -> HostBundles:
     return HostBundles(Paths(tmp_path / "root", tmp_path / "state"))
 
 
-async def test_a_bundle_is_read_as_it_was_written_and_removed_twice(bundles: HostBundles, tmp_path: Path) -> None:
+async def test_a_bundle_is_read_as_it_was_written_and_removed_twice(
+    bundles: HostBundles, tmp_path: Path
+) -> None:
     bundle = await bundles.write("c1", {"process": {"args": ["sh"]}})
     assert bundle == tmp_path / "state/containers/c1"
     assert await bundles.read("c1") == {"process": {"args": ["sh"]}}
@@ -61,7 +63,9 @@ async def test_what_was_planted_in_the_way_of_a_log_is_not_followed(
     assert [entry.name for entry in canary.iterdir()] == ["f"] and (canary / "f").read_text() == "precious"
 
 
-async def test_a_log_directory_is_made_once_and_must_be_a_directory(bundles: HostBundles, tmp_path: Path) -> None:
+async def test_a_log_directory_is_made_once_and_must_be_a_directory(
+    bundles: HostBundles, tmp_path: Path
+) -> None:
     for _ in range(2):
         await bundles.make_log_directory(str(tmp_path / "a/b"))
     assert (tmp_path / "a/b").stat().st_mode & 0o777 == 0o755
@@ -71,7 +75,9 @@ async def test_a_log_directory_is_made_once_and_must_be_a_directory(bundles: Hos
 
 
 @pytest.mark.parametrize("what", ["absent", "directory", "fifo", "large"])
-async def test_a_profile_that_is_no_small_file_is_refused(bundles: HostBundles, tmp_path: Path, what: str) -> None:
+async def test_a_profile_that_is_no_small_file_is_refused(
+    bundles: HostBundles, tmp_path: Path, what: str
+) -> None:
     path = tmp_path / "profile.json"
     match what:
         case "directory":

@@ -4,7 +4,7 @@ import asyncio
 import os
 import shutil
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +30,7 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
         yield store
 
 
-# --- stacks ---------------------------------------------------------------------------------------------------
+# --- stacks -------------------------------------------------------------------------------------------------
 
 
 async def agrees_with_the_oracle(store: Store, stack: list[list[Entry]]) -> bool:
@@ -131,7 +131,7 @@ async def test_no_lone_whiteout_shows(store: Store) -> None:
     assert not devices
 
 
-# --- publishing -----------------------------------------------------------------------------------------------
+# --- publishing ---------------------------------------------------------------------------------------------
 
 
 async def test_a_published_layer_is_there_with_its_size(store: Store) -> None:
@@ -205,7 +205,7 @@ def _constant(reserve: tuple[int, int]) -> object:
     return constant
 
 
-# --- a restart ------------------------------------------------------------------------------------------------
+# --- a restart ----------------------------------------------------------------------------------------------
 
 
 async def test_a_restart_finds_what_was_published_and_nothing_else(tmp_path: Path) -> None:
@@ -221,23 +221,35 @@ async def test_a_restart_finds_what_was_published_and_nothing_else(tmp_path: Pat
             assert (root / "etc/passwd").read_bytes() == b"root"
 
 
-DAMAGE = {
+def _file_as_content(place: Path) -> None:
+    shutil.rmtree(place / "fs")
+    (place / "fs").touch()
+
+
+def _file_as_layer(place: Path) -> None:
+    shutil.rmtree(place)
+    place.touch()
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
     "no record": lambda place: (place / "layer.json").unlink(),
     "an empty record": lambda place: (place / "layer.json").write_bytes(b""),
     "a record of another kind": lambda place: (place / "layer.json").write_text("[1]"),
     "no content": lambda place: shutil.rmtree(place / "fs"),
-    "a file as content": lambda place: (shutil.rmtree(place / "fs"), (place / "fs").touch()),
-    "a file in its place": lambda place: (shutil.rmtree(place), place.touch()),
+    "a file as content": _file_as_content,
+    "a file in its place": _file_as_layer,
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-async def test_a_damaged_layer_is_not_there_after_a_restart(tmp_path: Path, damage: object) -> None:
+async def test_a_damaged_layer_is_not_there_after_a_restart(
+    tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
     async with stores.opened(tmp_path) as store:
         good = await store.add([DIRECTORY])
         bad = await store.add([FILE])
         place = store.layers.directory(bad[0]).parent
-    damage(place)  # type: ignore[operator]
+    damage(place)
     async with stores.opened(tmp_path) as store:
         assert store.layers.has(good[0])
         assert not store.layers.has(bad[0])
@@ -250,7 +262,7 @@ async def test_nobody_else_can_look_into_the_store(store: Store) -> None:
         assert stat.S_IMODE(place.stat().st_mode) == 0o700, place
 
 
-# --- removing -------------------------------------------------------------------------------------------------
+# --- removing -----------------------------------------------------------------------------------------------
 
 
 async def test_a_removed_layer_is_gone_at_once_and_its_name_is_free(store: Store) -> None:
@@ -270,9 +282,7 @@ async def test_a_removed_layer_is_gone_at_once_and_its_name_is_free(store: Store
 async def test_the_space_of_what_was_removed_comes_back(store: Store) -> None:
     await store.layers.remove((await store.add([DIRECTORY, FILE]))[0])
     trash = store.paths.layers / layer_store.TRASH
-    async with asyncio.timeout(10):
-        while any(trash.iterdir()):
-            await asyncio.sleep(0.005)
+    await stores.eventually(lambda: stores.is_empty(trash))
 
 
 async def test_a_sweep_keeps_what_is_wanted_and_what_is_being_made(store: Store) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from sampan.host import layer_store, mounts, syscalls
 from sampan.model.errors import Invalid, NotFound, WrongState
+from sampan.wire import mountinfo
 from tests.host import stores
 from tests.host.stores import Store, canary, fingerprint
 from tests.images import Entry
@@ -28,7 +29,7 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
     async with stores.opened(tmp_path) as store:
         yield store
     assert fingerprint(tmp_path / "canary") == before
-    assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
+    assert not mountinfo.beneath(mounts.table(), str(tmp_path))
 
 
 async def test_a_root_shows_the_layers_and_takes_writes(store: Store) -> None:
@@ -92,7 +93,7 @@ async def test_kernel_directories_must_be_directories(
     layers = await store.chain([*BASE[:2], Entry(name, kind, link=link if "link" in kind else "")])
     with pytest.raises(Invalid, match=f"/{name} is not a directory"):
         await store.rootfs.prepare(ID, layers)
-    assert not os.path.ismount(store.paths.rootfs(ID))
+    assert str(store.paths.rootfs(ID)) not in [mount.point for mount in mounts.table()]
     await store.rootfs.remove(ID)
 
 
@@ -185,7 +186,7 @@ async def test_a_root_is_prepared_and_removed_in_a_blink(store: Store) -> None:
     assert sorted(times)[7] < 0.05
 
 
-# --- reading --------------------------------------------------------------------------------------------------
+# --- reading ------------------------------------------------------------------------------------------------
 
 
 def make_inside(root: Path, outside: Path) -> None:

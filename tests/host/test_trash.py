@@ -1,15 +1,9 @@
 """Things that are thrown away."""
 
-import asyncio
 from pathlib import Path
 
 from sampan.host.trash import Trash
-
-
-async def emptied(directory: Path) -> None:
-    async with asyncio.timeout(10):
-        while any(directory.iterdir()):
-            await asyncio.sleep(0.001)
+from tests.host.stores import eventually, is_empty
 
 
 async def test_what_is_taken_is_out_of_sight_at_once_and_deleted_soon(tmp_path: Path) -> None:
@@ -20,7 +14,7 @@ async def test_what_is_taken_is_out_of_sight_at_once_and_deleted_soon(tmp_path: 
         assert not (tmp_path / "thing").exists()
     trash.take(tmp_path / "absent")
     trash.empty()
-    await emptied(tmp_path / "trash")
+    await eventually(lambda: is_empty(tmp_path / "trash"))
     await trash.close()
 
 
@@ -29,7 +23,7 @@ async def test_what_an_earlier_life_left_is_deleted(tmp_path: Path) -> None:
     trash = Trash(tmp_path / "trash")
     trash.empty()
     trash.empty()
-    await emptied(tmp_path / "trash")
+    await eventually(lambda: is_empty(tmp_path / "trash"))
     await trash.close()
 
 

@@ -1,6 +1,7 @@
 """The unpacking child against hostile archives: nothing outside the layer changes, whatever they say.
 
-The names of the first table are those of the break-out cases that other runtimes test; they come with the bugs they had.
+The names of the first table are those of the break-out cases that other runtimes test; they come with the
+bugs they had.
 """
 
 import asyncio
@@ -21,12 +22,12 @@ import pytest
 import zstandard
 
 from sampan.host import layers as layers_module
-from sampan.host import unpack_confine
+from sampan.host import process, unpack_confine
 from sampan.host.process import Child
 from sampan.model.errors import Exhausted, Invalid, Lost
 from tests import images
 from tests.host import stores
-from tests.host.stores import Store, canary, fingerprint
+from tests.host.stores import Store, canary, eventually, fingerprint
 from tests.images import Entry
 
 pytestmark = pytest.mark.root
@@ -51,7 +52,7 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
 def children(monkeypatch: pytest.MonkeyPatch) -> CHILDREN:
     """The unpacking children that are started."""
     seen: CHILDREN = []
-    spawn = layers_module.spawn
+    spawn = process.spawn
 
     @contextlib.asynccontextmanager
     async def spy(*args: object, **options: object) -> AsyncIterator[Child]:
@@ -219,8 +220,10 @@ BREAKOUTS: dict[str, tuple[list[list[Entry]], Callable[[Path], bool] | None]] = 
     ),
     "SymlinkOverridePath": (
         [
-            [d("foo"), d("foo/tmp"), f("foo/tmp/out", b"012"), s("foo", "/"), f("foo/tmp/out", b"345")]
-            + [d("foo"), d("foo/tmp"), f("foo/tmp/out", b"678")]
+            [
+                *(d("foo"), d("foo/tmp"), f("foo/tmp/out", b"012"), s("foo", "/"), f("foo/tmp/out", b"345")),
+                *(d("foo"), d("foo/tmp"), f("foo/tmp/out", b"678")),
+            ]
         ],
         lambda root: holds("foo/tmp/out", b"678")(root) and holds("tmp/out", b"345")(root),
     ),
@@ -334,7 +337,7 @@ async def test_what_a_layer_says_is_what_is_there(store: Store, compression: str
         assert os.getxattr(root / "ping", "security.capability")[:4] == bytes.fromhex("01000002")
 
 
-# --- streams --------------------------------------------------------------------------------------------------
+# --- streams ------------------------------------------------------------------------------------------------
 
 SMALL = images.layer([Entry("file", data=b"x" * 3000)])
 ZIPPED = gzip.compress(SMALL)
@@ -375,8 +378,10 @@ async def test_a_stream_is_taken_for_what_it_is(store: Store, blob: bytes, state
         zstandard.compress(SMALL)[:10] + b"\xff" * 20,
         b"<html>not a layer</html>" * 100,
     ],
-    ids=["short trailer", "half", "wrong sum", "garbage", "late garbage", "damage", "magic only", "nothing"]
-    + ["half of zstd", "damaged zstd", "no archive"],
+    ids=[
+        *("short trailer", "half", "wrong sum", "garbage", "late garbage", "damage", "magic only", "nothing"),
+        *("half of zstd", "damaged zstd", "no archive"),
+    ],
 )
 async def test_damaged_streams_are_invalid(store: Store, blob: bytes) -> None:
     with pytest.raises(Invalid):
@@ -404,12 +409,11 @@ async def test_a_cancelled_unpack_leaves_no_process_and_no_files(store: Store, c
         await never.wait()
 
     work = asyncio.create_task(collect(store, stuck()))
-    while not children:
-        await asyncio.sleep(0)
+    await eventually(lambda: bool(children))
     work.cancel()
     with pytest.raises(asyncio.CancelledError):
         await work
-    assert not Path(f"/proc/{children[0].pid}").exists()
+    assert not children[0].running
 
 
 async def collect(store: Store, source: AsyncIterator[bytes]) -> None:
@@ -427,7 +431,7 @@ async def test_a_child_that_dies_is_lost(store: Store, children: CHILDREN) -> No
         await store.layers.unpack(killed(), "gzip")
 
 
-# --- bombs ----------------------------------------------------------------------------------------------------
+# --- bombs --------------------------------------------------------------------------------------------------
 
 
 def zeros(size: int, before: bytes = b"", level: int = 9) -> bytes:
@@ -497,6 +501,11 @@ async def test_bombs(
     assert time.monotonic() - begun < 10
 
 
+def peak_memory(child: Child) -> int:
+    """Of a running child, in KiB."""
+    return int(status_of(child).partition("VmHWM:")[2].split()[0])
+
+
 async def test_many_small_files_take_no_memory_each(store: Store, children: CHILDREN) -> None:
     """The child's peak after 20,000 entries is far below its limit, so it is not in the entries."""
     block = b"".join(big(f"{n:05}", 0) for n in range(20_000))
@@ -505,8 +514,7 @@ async def test_many_small_files_take_no_memory_each(store: Store, children: CHIL
     async def measured() -> AsyncIterator[bytes]:
         blob = gzip.compress(block, 1)
         yield blob[:-100]
-        status = Path(f"/proc/{children[0].pid}/status").read_text()
-        peak.append(int(status.partition("VmHWM:")[2].split()[0]))
+        peak.append(peak_memory(children[0]))
         yield blob[-100:]
 
     staged = await store.layers.unpack(measured(), "gzip")
@@ -515,7 +523,26 @@ async def test_many_small_files_take_no_memory_each(store: Store, children: CHIL
     await store.layers.discard(staged)
 
 
-# --- confinement ----------------------------------------------------------------------------------------------
+# --- confinement --------------------------------------------------------------------------------------------
+
+
+def status_of(child: Child) -> str:
+    return Path(f"/proc/{child.pid}/status").read_text()
+
+
+def looked_at(child: Child) -> dict[str, object]:
+    """What /proc tells of a process."""
+    place = Path(f"/proc/{child.pid}")
+    root = (place / "root").stat()
+    directories = [fd.stat() for fd in (place / "fd").iterdir() if fd.is_dir()]
+    return {
+        "status": status_of(child),
+        "limits": (place / "limits").read_text(),
+        "mounts": len((place / "mounts").read_text().splitlines()),
+        "namespaces": {(place / "ns" / kind).readlink() for kind in ("mnt", "net", "ipc")},
+        "directories": {(found.st_dev, found.st_ino) for found in directories},
+        "root": {(root.st_dev, root.st_ino)},
+    }
 
 
 async def test_the_child_is_locked_in(store: Store, children: CHILDREN) -> None:
@@ -525,16 +552,8 @@ async def test_the_child_is_locked_in(store: Store, children: CHILDREN) -> None:
 
     async def look() -> AsyncIterator[bytes]:
         yield ZIPPED[:40]
-        process = Path(f"/proc/{children[0].pid}")
-        await until(lambda: f"CapBnd:\t{kept:016x}" in (process / "status").read_text(), children[0])
-        seen["status"] = (process / "status").read_text()
-        seen["limits"] = (process / "limits").read_text()
-        seen["mounts"] = len((process / "mounts").read_text().splitlines())
-        seen["namespaces"] = [(process / "ns" / kind).readlink() for kind in ("mnt", "net", "ipc")]
-        directories = [fd.stat() for fd in (process / "fd").iterdir() if fd.is_dir()]
-        seen["directories"] = {(found.st_dev, found.st_ino) for found in directories}
-        root = (process / "root").stat()
-        seen["root"] = {(root.st_dev, root.st_ino)}
+        await eventually(lambda: f"CapBnd:\t{kept:016x}" in status_of(children[0]))
+        seen.update(looked_at(children[0]))
         yield ZIPPED[40:]
 
     staged = await store.layers.unpack(look(), "gzip")
@@ -549,14 +568,7 @@ async def test_the_child_is_locked_in(store: Store, children: CHILDREN) -> None:
     assert seen["directories"] in (set(), seen["root"])
     assert seen["mounts"] == 1
     ours = {Path(f"/proc/self/ns/{kind}").readlink() for kind in ("mnt", "net", "ipc")}
-    assert not ours & set(seen["namespaces"])  # type: ignore[call-overload]
-
-
-async def until(true: Callable[[], bool], child: Child) -> None:
-    """Wait for something to become true of a running child."""
-    async with asyncio.timeout(10):
-        while child.running and not true():
-            await asyncio.sleep(0.001)
+    assert ours.isdisjoint(seen["namespaces"])  # type: ignore[arg-type]
 
 
 async def test_nothing_of_the_image_is_imported(store: Store) -> None:
@@ -574,7 +586,7 @@ async def test_nothing_of_the_image_is_imported(store: Store) -> None:
     assert {path for path in store.paths.layers.rglob("imported")} == before
 
 
-# --- generated ------------------------------------------------------------------------------------------------
+# --- generated ----------------------------------------------------------------------------------------------
 
 
 def hostile(seed: int) -> bytes:

@@ -87,24 +87,22 @@ def pod_config(
         log_directory="/var/log/pods/" + name,
         linux=cri.LinuxPodSandboxConfig(
             cgroup_parent="/tests",
-            security_context=cri.LinuxSandboxSecurityContext(
-                namespace_options=cri.NamespaceOption(pid=pid)
-            ),
+            security_context=cri.LinuxSandboxSecurityContext(namespace_options=cri.NamespaceOption(pid=pid)),
         ),
     )
     config.MergeFrom(cri.PodSandboxConfig(**more))
     return config
 
 
-def container_config(name: str = "app", *, pid: "cri.NamespaceMode.ValueType" = cri.CONTAINER, **more: Any) -> cri.ContainerConfig:
+def container_config(
+    name: str = "app", *, pid: "cri.NamespaceMode.ValueType" = cri.CONTAINER, **more: Any
+) -> cri.ContainerConfig:
     config = cri.ContainerConfig(
         metadata=cri.ContainerMetadata(name=name),
         image=cri.ImageSpec(image="box"),
         log_path=f"{name}.log",
         linux=cri.LinuxContainerConfig(
-            security_context=cri.LinuxContainerSecurityContext(
-                namespace_options=cri.NamespaceOption(pid=pid)
-            )
+            security_context=cri.LinuxContainerSecurityContext(namespace_options=cri.NamespaceOption(pid=pid))
         ),
     )
     config.MergeFrom(cri.ContainerConfig(**more))

@@ -6,7 +6,7 @@ from sampan.api import cri_pb2 as cri
 from sampan.model.container import ContainerState
 from sampan.model.errors import AlreadyExists, Invalid, NotFound, ToolFailed, WrongState
 from sampan.spec.facts import Source
-from tests.runtime.system import container_config, pod_config, System, until, wire
+from tests.runtime.system import System, container_config, pod_config, until, wire
 
 CREATE_CALLS = ["rootfs.prepare", "bundles.write", "bundles.make_log", "oci.create"]
 

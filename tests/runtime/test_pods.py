@@ -5,7 +5,7 @@ import pytest
 from sampan.api import cri_pb2 as cri
 from sampan.model.errors import AlreadyExists, Invalid, ToolFailed, Unavailable, WrongState
 from sampan.model.pod import PodState
-from tests.runtime.system import container_config, pod_config, System, until, wire
+from tests.runtime.system import System, container_config, pod_config, until, wire
 
 RUN_CALLS = ["sandboxes.create", "bundles.make_log_directory", "cgroups.make_parent", "network.attach"]
 STOP_CALLS = ["network.detach", "sandboxes.remove"]
@@ -239,7 +239,7 @@ async def test_a_pod_whose_init_dies_is_not_ready() -> None:
     id = await system.pod(pid=cri.POD)
     await system.containers.create(id, container_config("a", pid=cri.POD))
     system.world.end(id, 137)
-    await until(lambda: not (system.state.pods[id].state is PodState.READY))
+    await until(lambda: system.state.pods[id].state is not PodState.READY)
     assert "init" in system.state.pods[id].broken_reason
     await system.pods.remove(id)
     assert system.world.census() == {}

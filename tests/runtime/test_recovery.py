@@ -12,7 +12,7 @@ from sampan.model.process import ProcessRef
 from sampan.model.user import User
 from sampan.runtime.recovery import Verdict, decide_container, decide_pod
 from tests.fakes import World
-from tests.runtime.system import container_config, System, until, wire
+from tests.runtime.system import System, container_config, until, wire
 
 POD = Pod(id="p", config=cri.PodSandboxConfig(), handler="crun", created_at=1, hostname="h")
 READY = pod_changes.ready(POD, 2)

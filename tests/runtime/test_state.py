@@ -2,11 +2,11 @@ import asyncio
 
 import pytest
 
+from sampan.model import container as changes
 from sampan.model.errors import Exhausted, NotFound
 from sampan.runtime.state import Gone, State
 from tests.fakes import FakeJournal
 from tests.server.test_convert import CONTAINER, POD
-from sampan.model import container as changes
 
 
 async def test_a_change_is_visible_only_once_it_is_durable() -> None:

@@ -3,9 +3,9 @@ import errno
 import grpc
 import pytest
 
+from sampan.api import cri_pb2 as cri
 from sampan.model import errors
 from sampan.server.interceptor import CODES, code_of, message_of, subject
-from sampan.api import cri_pb2 as cri
 
 
 def test_every_error_has_a_code() -> None:

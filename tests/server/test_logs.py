@@ -10,7 +10,10 @@ def line(message: str, **fields: object) -> str:
 
 
 def test_fields_follow_the_message_and_empty_ones_are_left_out() -> None:
-    assert line("rpc", method="Version", subject="", code="OK", ms=0.5) == "info sampan.rpc rpc method=Version code=OK ms=0.5"
+    assert (
+        line("rpc", method="Version", subject="", code="OK", ms=0.5)
+        == "info sampan.rpc rpc method=Version code=OK ms=0.5"
+    )
 
 
 def test_values_that_would_break_the_line_are_quoted() -> None:

@@ -88,7 +88,7 @@ def _make_log(directory: Path, path: Path) -> Path:
         try:
             for part in relative.parent.parts:
                 with suppress(FileExistsError):
-                    os.mkdir(part, 0o755, dir_fd=here)  # noqa: PTH102 - relative to a descriptor
+                    os.mkdir(part, 0o755, dir_fd=here)
                 folder = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
                 here = _opened(opened, os.open(part, folder, dir_fd=here))
             flags = os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

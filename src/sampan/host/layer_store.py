@@ -1,6 +1,6 @@
 """The layers on disk: where each lies, how one becomes durable and visible, what a start finds.
 
-    layers/12/fs            a published layer's content; 12 is its short name (500 of them must fit in a mount call)
+    layers/12/fs            a published layer's content; 12 is short, as 500 names must fit in a mount call
     layers/12/layer.json    what it is
     layers/0/fs             empty, for images without layers
     layers/staging/KEY/     being unpacked: fs, rest, whiteouts, work, merged (see host/unpack.py)

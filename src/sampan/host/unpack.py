@@ -1,9 +1,9 @@
 """The child process that unpacks one image layer: `stage` writes it on its own, `merge` its rest onto the
 layers below.
 
-Started by `host.layers`, with descriptor 3 the staging directory (to merge: the store's; `fs` the layer, `rest` what waits for the
-layers below, `whiteouts`), and the blob on stdin. It answers with one JSON line, {"ok": {...}} or {"error":
-[class, message]}. Not a library: it drops the process's privileges and ends it.
+Started by `host.layers`, with descriptor 3 the staging directory (to merge: the store's; `fs` the layer,
+`rest` what waits for the layers below, `whiteouts`), and the blob on stdin. It answers with one JSON line,
+{"ok": {...}} or {"error": [class, message]}. Not a library: it drops the process's privileges and ends it.
 """
 
 import gc

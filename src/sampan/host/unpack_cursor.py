@@ -5,7 +5,6 @@ Part of `host.unpack_write`, whose module text says how paths are resolved and w
 
 import os
 import stat
-from contextlib import suppress
 from errno import ELOOP, ENOENT, ENOTDIR
 
 from sampan.host import trees
@@ -22,11 +21,14 @@ _LINKS = 40  # symlinks on one way; what the kernel allows
 
 
 def resolve(root: int, path: str | bytes, flags: int, rules: int = IN_ROOT) -> int:
-    """openat2 that tries again when the kernel says so: a rename or mount anywhere on the machine meets a ".." on the
-    way, and it cannot be sure that this did not lead out of the root (openat2(2), EAGAIN)."""
+    """openat2 that tries again when the kernel says so: a rename or mount anywhere on the machine meets a
+    ".." on the way, and it cannot be sure that this did not lead out of the root (openat2(2), EAGAIN).
+    """
     for _ in range(_TRIES):
-        with suppress(BlockingIOError):
+        try:
             return openat2(root, path, flags, resolve=rules)
+        except BlockingIOError:
+            continue
     raise Unavailable(
         f"{os.fsdecode(path)[:200]!r} cannot be resolved: the mounts of this machine never come to rest"
     )
@@ -75,7 +77,9 @@ class Budget:
 
 
 class Cursor:
-    """The current directory below `root`. With `base` there are no layers below, and what is missing is made."""
+    """The current directory below `root`. With `base` there are no layers below, and what is missing is
+    made.
+    """
 
     def __init__(self, root: int, budget: Budget, *, base: bool) -> None:
         self._root = root
@@ -131,8 +135,8 @@ class Cursor:
     def walk(self, path: bytes, *, make: bool) -> bytes:
         """Resolve a directory in the root step by step: its path without symlinks.
 
-        What is missing is made, 0755 and root's, if `make`; else FileNotFoundError. A ".." behind something missing
-        takes it back, unlike in the kernel, but as the other runtimes have it.
+        What is missing is made, 0755 and root's, if `make`; else FileNotFoundError. A ".." behind something
+        missing takes it back, unlike in the kernel, but as the other runtimes have it.
         """
         todo, done, links = path.split(b"/")[::-1], list[bytes](), 0
         real = 0  # so many of `done` exist

@@ -46,7 +46,7 @@ def gunzip(chunks: Iterator[bytes]) -> Iterator[bytes]:
     try:
         for chunk in chunks:
             yield from stream.feed(memoryview(chunk))
-    except IsalError as error:
+    except IsalError as error:  # type: ignore[misc]  # a class made in C, which its stub hides
         raise Invalid(f"the gzip stream is damaged: {error}") from error
     if stream.member is not None:
         raise Invalid("the gzip stream ends too early")
@@ -71,8 +71,8 @@ class _Gunzip:
             at += len(fed)
             yield from _drained(self.member, fed)
             if self.member.eof:
-                # What was fed beyond the end is copied for us each time, so the steps are small where members are:
-                # a million empty members must not cost a million copies of a whole chunk.
+                # What was fed beyond the end is copied for us each time, so the steps are small where members
+                # are: a million empty members must not cost a million copies of a whole chunk.
                 at -= len(self.member.unused_data)
                 self.member, self._step = None, _SMALL_STEP
             else:
@@ -86,7 +86,9 @@ class _Gunzip:
 
 
 def _drained(member: IgzipDecompressor, fed: memoryview) -> Iterator[bytes]:
-    """All that `fed` inflates to, never more than READ at once: a bomb's output waits in its compressed form."""
+    """All that `fed` inflates to, never more than READ at once: a bomb's output waits in its compressed
+    form.
+    """
     if piece := member.decompress(fed, READ):
         yield piece
     while not member.needs_input and not member.eof:

@@ -6,5 +6,6 @@ REST = "rest"  # the archive from the first entry on whose place depends on the 
 WHITEOUTS = "whiteouts"  # paths of the whiteouts that were made, each ended by NUL
 WORK, MERGED = "work", "merged"  # for the overlay that `rest` is written to
 
-# What a later kernel turns on by default must not change what a layer means; nor may a layer redirect anything.
+# What a later kernel turns on by default must not change what a layer means, nor may a layer redirect
+# anything.
 OVERLAY_OPTIONS = "index=off,metacopy=off,redirect_dir=nofollow"

@@ -5,6 +5,7 @@ Source: RFC 8878.
 import os
 from collections.abc import Iterator
 from itertools import chain
+from typing import IO, cast
 
 from zstandard import ZstdDecompressor, ZstdError, compress
 
@@ -31,12 +32,13 @@ class _Readable:
 def unzstd(chunks: Iterator[bytes]) -> Iterator[bytes]:
     """The content of all frames of a zstd stream, skippable ones passed over.
 
-    The library ends without a word where a frame is cut off. So a frame that nobody could foresee is put behind the
-    stream: its content must come out last.
+    The library ends without a word where a frame is cut off. So a frame that nobody could foresee is put
+    behind the stream: its content must come out last.
     """
     end = os.urandom(16)
+    source = cast(IO[bytes], _Readable(chunks, compress(end)))  # it only ever reads
     reader = ZstdDecompressor(max_window_size=WINDOW).stream_reader(
-        _Readable(chunks, compress(end)), read_size=READ, read_across_frames=True
+        source, read_size=READ, read_across_frames=True
     )
     held = b""
     try:

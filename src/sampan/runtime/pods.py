@@ -16,8 +16,8 @@ from sampan.model import pod as transitions
 from sampan.model.errors import AlreadyExists, Invalid, WrongState
 from sampan.model.pod import Pod, PodState
 from sampan.runtime.containers import Containers
-from sampan.runtime.pod_init import PodInit
 from sampan.runtime.machine import Machine
+from sampan.runtime.pod_init import PodInit
 from sampan.runtime.ports import Attached, Attachment, PortMapping, SandboxPlan
 from sampan.runtime.state import Gone, State, now
 from sampan.spec import dns, namespaces, sysctls, validate

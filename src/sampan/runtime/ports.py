@@ -19,7 +19,6 @@ from sampan.wire.credentials import Credentials
 from sampan.wire.manifest import Descriptor
 from sampan.wire.reference import Reference
 
-
 # --- processes: crun under conmon ---------------------------------------------------------------------------
 
 
