@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -18,6 +19,7 @@ from blockbuster import blockbuster_ctx
 from tests import images
 
 REGISTRY_SECONDS = 20
+TEST_SECONDS = 300  # for one test or its fixtures, unless marked `limit`
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -27,6 +29,41 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("root"):
             item.add_marker(pytest.mark.skip(reason="needs root; `make test` runs it"))
+
+
+def pytest_configure() -> None:
+    """A run that is told to end (`timeout`, a CI system) still tears its fixtures down, as after ^C."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+@contextlib.contextmanager
+def limited(item: pytest.Item) -> Iterator[None]:
+    """Fail a test that takes longer than its `limit` marker says, so that a hang does not cost the whole run."""
+    marker = item.get_closest_marker("limit")
+    seconds = marker.args[0] if marker else TEST_SECONDS
+
+    def over(_number: int, _frame: object) -> None:
+        pytest.fail(f"took longer than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    with limited(item):
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    with limited(item):
+        yield
 
 
 @pytest.fixture(autouse=True)

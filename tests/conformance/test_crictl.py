@@ -11,7 +11,7 @@ import pytest
 from scripts.private_daemon import Daemon
 from tests.conformance.conftest import BUSYBOX, tool
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.limit(900)]  # the first to need it builds the suite's images
 
 Crictl = Callable[..., str]
 

@@ -17,7 +17,7 @@ from tests import census
 from tests.conformance.conftest import BUSYBOX, NETWORK, tool
 from tests.conftest import free_port
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.limit(1500)]  # building the tools and images takes minutes, once
 
 PASSING = Path(__file__).with_name("passing.txt")
 # Its digest is fixed upstream, so no mirror with images of its own can serve it; benchmarks are not checks.

@@ -18,6 +18,7 @@ from scripts import private_daemon
 from tests import census, images
 
 IMAGE = "localhost/box:1"
+SECONDS = 30.0  # for a call that hangs
 
 
 class Live:
@@ -77,7 +78,7 @@ class Live:
 
     def pod(self, name: str = "web", **more: Any) -> str:
         return self.runtime.RunPodSandbox(
-            cri.RunPodSandboxRequest(config=self.pod_config(name, **more))
+            cri.RunPodSandboxRequest(config=self.pod_config(name, **more)), timeout=SECONDS
         ).pod_sandbox_id
 
     def pod_config(
@@ -100,7 +101,7 @@ class Live:
         request = cri.CreateContainerRequest(
             pod_sandbox_id=pod, config=self.container_config(*command, name=name, **more)
         )
-        return self.runtime.CreateContainer(request).container_id
+        return self.runtime.CreateContainer(request, timeout=SECONDS).container_id
 
     def container_config(
         self,
@@ -123,7 +124,7 @@ class Live:
 
     def started(self, pod: str, *command: str, name: str = "app", **more: Any) -> str:
         id = self.container(pod, *command, name=name, **more)
-        self.runtime.StartContainer(cri.StartContainerRequest(container_id=id))
+        self.runtime.StartContainer(cri.StartContainerRequest(container_id=id), timeout=SECONDS)
         return id
 
     def status(self, id: str) -> cri.ContainerStatus:
@@ -140,12 +141,14 @@ class Live:
         """Every verb once, in order, each acknowledged before the next; nothing is left but what a first use makes."""
         pod = self.pod("k")
         container = self.container(pod)
-        self.runtime.StartContainer(cri.StartContainerRequest(container_id=container))
+        self.runtime.StartContainer(cri.StartContainerRequest(container_id=container), timeout=SECONDS)
         self.exec(container, "true")
-        self.runtime.StopContainer(cri.StopContainerRequest(container_id=container, timeout=0))
-        self.runtime.RemoveContainer(cri.RemoveContainerRequest(container_id=container))
-        self.runtime.StopPodSandbox(cri.StopPodSandboxRequest(pod_sandbox_id=pod))
-        self.runtime.RemovePodSandbox(cri.RemovePodSandboxRequest(pod_sandbox_id=pod))
+        self.runtime.StopContainer(
+            cri.StopContainerRequest(container_id=container, timeout=0), timeout=SECONDS
+        )
+        self.runtime.RemoveContainer(cri.RemoveContainerRequest(container_id=container), timeout=SECONDS)
+        self.runtime.StopPodSandbox(cri.StopPodSandboxRequest(pod_sandbox_id=pod), timeout=SECONDS)
+        self.runtime.RemovePodSandbox(cri.RemovePodSandboxRequest(pod_sandbox_id=pod), timeout=SECONDS)
 
     def logged(self, id: str) -> list[str]:
         """The content of the container's log, a line an entry."""

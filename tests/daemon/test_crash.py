@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -63,21 +62,32 @@ def test_an_exit_while_the_daemon_is_away_is_known_afterwards(daemon: Live) -> N
     assert (status.exit_code, status.reason) == (9, "Error")
 
 
-def at_every_step(daemon: Live, check: Callable[[int, str], None]) -> int:
-    """Live a whole life, meeting a fault at its first step, then at its second, until it meets none."""
+def steps_of_a_life(daemon: Live) -> list[str]:
+    """Every step that a whole life takes, by name."""
     seen = daemon.faults.with_suffix(".seen")
     seen.unlink(missing_ok=True)
     daemon.life()
-    steps = seen.read_text().split()
-    for number, name in enumerate(steps):
-        check(number, name)
-    return len(steps)
+    names = list(dict.fromkeys(seen.read_text().split()))
+    assert len(names) > 30
+    return names
+
+
+def meet(daemon: Live, step: str, action: str) -> str:
+    """Live a whole life in which `step` meets a fault, once; what the call that met it said, if one did."""
+    daemon.faults.write_text(json.dumps([{"step": step, "action": action}]))
+    try:
+        daemon.life()
+    except grpc.RpcError as error:
+        return str(error.code())
+    finally:
+        daemon.faults.unlink(missing_ok=True)
+    return ""
 
 
 def settled(daemon: Live, before: census.Census) -> str:
     """The census once background clean-up has ended (bounded)."""
     for _ in range(100):
-        left = census.diff(before, daemon.census())
+        left = census.diff(before, without_daemon(daemon.census()))
         if not left:
             return ""
         time.sleep(0.05)
@@ -96,46 +106,24 @@ def without_daemon(found: census.Census) -> census.Census:
 def test_a_kill_at_any_step_leaves_nothing_that_a_restart_does_not_find(daemon: Live) -> None:
     daemon.life()
     before = without_daemon(daemon.census())
-
-    def check(number: int, name: str) -> None:
-        daemon.faults.write_text(json.dumps([{"step": "*", "action": "kill", "skip": number}]))
-        try:
-            daemon.life()
-        except grpc.RpcError:
+    for step in steps_of_a_life(daemon):
+        if meet(daemon, step, "kill"):
             daemon.ended()
-        else:  # this time the steps interleaved otherwise, and one fewer was met
-            daemon.faults.unlink(missing_ok=True)
-            return
-        daemon.faults.unlink(missing_ok=True)
-        daemon.start()
+            daemon.start()
         remove_all(daemon)
-        for _ in range(100):
-            left = census.diff(before, without_daemon(daemon.census()))
-            if not left:
-                break
-            time.sleep(0.05)
-        assert not left, f"after a kill at step {number}, {name}:\n{left}"
-
-    assert at_every_step(daemon, check) > 30
+        left = settled(daemon, before)
+        assert not left, f"after a kill at {step}:\n{left}"
 
 
 def test_a_failure_at_any_step_leaves_nothing_and_the_retry_works(daemon: Live) -> None:
     daemon.life()
-    before = daemon.census()
-    del before["threads"]
-
-    def check(number: int, name: str) -> None:
-        daemon.faults.write_text(json.dumps([{"step": "*", "action": "fail", "skip": number}]))
-        try:
-            daemon.life()
-        except grpc.RpcError as error:
-            assert error.code() is not grpc.StatusCode.UNAVAILABLE, f"the daemon died at {name}"
-        daemon.faults.unlink(missing_ok=True)
+    before = without_daemon(daemon.census())
+    for step in steps_of_a_life(daemon):
+        said = meet(daemon, step, "fail")
+        assert "UNAVAILABLE" not in said, f"the daemon died at {step}"
         remove_all(daemon)
         left = settled(daemon, before)
-        assert not left, f"after a failure at step {number}, {name}:\n{left}"
-
-    assert at_every_step(daemon, check) > 30
+        assert not left, f"after a failure at {step}:\n{left}"
 
 
 def test_the_end_of_the_daemon_is_not_the_end_of_containers(daemon: Live) -> None:

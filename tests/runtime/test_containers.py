@@ -184,3 +184,11 @@ async def test_what_the_config_says_of_the_pod_reaches_no_spec_annotation() -> N
     id = await system.container(await system.pod(annotations={"run.oci.hooks.stdout": "/x"}))
     assert "run.oci.hooks.stdout" not in str(system.world.bundles[id].get("annotations"))
     assert pod_config("x").metadata.name == "x"
+
+
+async def test_an_end_that_cannot_be_recorded_at_once_is_recorded_later() -> None:
+    system = wire()
+    id = await system.started(await system.pod())
+    system.journal.failing.append(OSError("no descriptors"))
+    await system.containers.stop(id, 0)
+    assert system.state.containers[id].exit_code == 137

@@ -6,14 +6,14 @@ import logging
 from sampan.config import Config
 from sampan.model import container as transitions
 from sampan.model.container import Container
-from sampan.model.errors import Exhausted, NotFound, Unavailable
+from sampan.model.errors import NotFound
 from sampan.runtime.machine import Machine
 from sampan.runtime.ports import Exit, Launched
 from sampan.runtime.state import State
 from sampan.tasks import Tasks, step
 
 log = logging.getLogger("sampan.exits")
-RETRY_SECONDS = 1.0  # between attempts to record an end while the disk is full
+RETRY_SECONDS = 0.5  # between attempts to record an end
 
 
 class Exits:
@@ -49,28 +49,26 @@ class Exits:
 
     async def _watch(self, container: Container) -> None:
         assert container.init is not None and container.monitor is not None
-        end = await self._machine.oci.wait(container.id, Launched(container.init, container.monitor))
-        await step("container.exit", container.id)
-        try:
-            await self._record(container.id, end)
-        finally:
-            self._ended[container.id].set()
+        await self._until_recorded(container.id, Launched(container.init, container.monitor))
+        self._ended[container.id].set()
         await step("container.exit.free", container.id)
         await self._machine.oci.delete(self._config.handlers[container.handler], container.id)
 
-    async def _record(self, id: str, end: Exit) -> None:
-        """An end must not get lost because the disk is full for a moment."""
+    async def _until_recorded(self, id: str, launched: Launched) -> None:
+        """An end must not get lost because the disk is full, or descriptors are out, for a moment."""
         while True:
             try:
-                await self._state.update_container(
-                    id,
-                    lambda now_: transitions.finished(
-                        now_, at=end.at, code=end.code, oom=end.oom, lost=end.lost
-                    ),
-                )
+                end = await self._machine.oci.wait(id, launched)
+                await step("container.exit", id)
+                await self._record(id, end)
                 return
             except NotFound:
                 return
-            except (Exhausted, Unavailable) as error:
-                log.error("cannot record the end of container %s yet: %s", id, error)
+            except Exception:
+                log.exception("cannot record the end of container %s yet; trying again", id)
                 await asyncio.sleep(RETRY_SECONDS)
+
+    async def _record(self, id: str, end: Exit) -> None:
+        await self._state.update_container(
+            id, lambda now_: transitions.finished(now_, at=end.at, code=end.code, oom=end.oom, lost=end.lost)
+        )

@@ -25,6 +25,8 @@ def place(name: bytes) -> tuple[bytes, bytes]:
     """
     if len(name) > PATH_LIMIT:
         raise Invalid(f"a path of {len(name)} bytes is longer than Linux allows: {name[:80]!r}...")
+    if name[:2] == b"./":
+        name = name[2:]
     if name[-1:] == b"/":
         name = name[:-1]
     if b"//" in name or b"/." in name or name[:1] in (b".", b"/", b""):

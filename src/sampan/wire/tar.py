@@ -26,6 +26,8 @@ _FIELDS = Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12s")
 _ZERO = bytes(BLOCK)
 _POSIX_MAGIC = b"ustar\x0000"
 _GNU_MAGIC = b"ustar  \x00"
+_SEEN_LIMIT = 4096
+_seen: dict[bytes, int] = {}
 _XATTR = b"SCHILY.xattr."
 
 
@@ -250,9 +252,9 @@ def _from_header(block: bytes) -> Entry:
     entry.kind = kind
     entry.name = _until_nul(name)
     entry.link = _until_nul(link)
-    entry.mode = number(mode) & 0o7777
-    entry.uid = number(uid)
-    entry.gid = number(gid)
+    entry.mode = _recurring(mode) & 0o7777
+    entry.uid = _recurring(uid)
+    entry.gid = _recurring(gid)
     entry.size = number(size)
     entry.mtime = _clamped(number(mtime), 0)
     entry.device = (0, 0)
@@ -353,6 +355,16 @@ def number(field: bytes) -> int:
         if -(1 << 63) <= value < 1 << 63:
             return value
     raise Invalid(f"a numeric field of the archive is malformed: {field!r}")
+
+
+def _recurring(field: bytes) -> int:
+    """`number` of a field that has few different values in an archive."""
+    value = _seen.get(field)
+    if value is None:
+        value = number(field)
+        if len(_seen) < _SEEN_LIMIT:
+            _seen[field] = value
+    return value
 
 
 def decimal(text: bytes) -> int:
