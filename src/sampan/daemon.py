@@ -208,7 +208,7 @@ async def run(config: Config) -> None:
 
 
 async def _settle(daemon: Daemon) -> None:
-    """Operations outlive their callers; give them a while to reach their end too. What does not is torn down at boot."""
+    """Operations outlive their callers; give them a while to reach their end. What does not is torn down at boot."""
     try:
         async with asyncio.timeout(STOP_SECONDS):
             await daemon.cases.pods.settle()

@@ -172,7 +172,7 @@ def _strike(name: str, subject: str) -> float:
 
 
 def _take(table: Path, name: str, subject: str) -> dict[str, Any] | None:
-    """The fault that is written for this step, taken out of the table; None, and one skip less, if it is not yet due."""
+    """The fault that is written for this step, taken out of the table; None, and one skip less, if it is not due."""
     try:
         faults: list[dict[str, Any]] = json.loads(table.read_text())
     except (OSError, ValueError):

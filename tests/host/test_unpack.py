@@ -388,6 +388,17 @@ async def test_damaged_streams_are_invalid(store: Store, blob: bytes) -> None:
         await store.layers.discard(await store.layers.unpack(whole(blob), "gzip"))
 
 
+async def test_a_stream_may_come_byte_by_byte(store: Store) -> None:
+    async def bytewise() -> AsyncIterator[bytes]:
+        for place in range(len(ZIPPED)):
+            yield ZIPPED[place : place + 1]
+            await asyncio.sleep(0)
+
+    staged = await store.layers.unpack(bytewise(), "gzip")
+    assert staged.diff_id == images.sha256(SMALL)
+    await store.layers.discard(staged)
+
+
 async def whole(blob: bytes) -> AsyncIterator[bytes]:
     yield blob
 
@@ -526,6 +537,9 @@ async def test_many_small_files_take_no_memory_each(store: Store, children: CHIL
 # --- confinement --------------------------------------------------------------------------------------------
 
 
+OUR_NAMESPACES = {Path(f"/proc/self/ns/{kind}").readlink() for kind in ("mnt", "net", "ipc")}
+
+
 def status_of(child: Child) -> str:
     return Path(f"/proc/{child.pid}/status").read_text()
 
@@ -567,8 +581,7 @@ async def test_the_child_is_locked_in(store: Store, children: CHILDREN) -> None:
     assert seen["root"] == {(layer.st_dev, layer.st_ino)}
     assert seen["directories"] in (set(), seen["root"])
     assert seen["mounts"] == 1
-    ours = {Path(f"/proc/self/ns/{kind}").readlink() for kind in ("mnt", "net", "ipc")}
-    assert ours.isdisjoint(seen["namespaces"])  # type: ignore[arg-type]
+    assert OUR_NAMESPACES.isdisjoint(seen["namespaces"])  # type: ignore[call-overload]
 
 
 async def test_nothing_of_the_image_is_imported(store: Store) -> None:

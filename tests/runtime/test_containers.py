@@ -29,8 +29,13 @@ async def test_a_container_is_created_then_runs_then_exits() -> None:
 
 @pytest.mark.parametrize(
     ("code", "oom", "lost", "reason"),
-    [(0, False, False, "Completed"), (7, False, False, "Error"), (137, True, False, "OOMKilled"), (255, False, True, "Unknown")],
-)  # fmt: skip
+    [
+        (0, False, False, "Completed"),
+        (7, False, False, "Error"),
+        (137, True, False, "OOMKilled"),
+        (255, False, True, "Unknown"),
+    ],
+)
 async def test_how_it_ended_is_told(code: int, oom: bool, lost: bool, reason: str) -> None:
     system = wire()
     id = await system.started(await system.pod())

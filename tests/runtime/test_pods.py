@@ -120,7 +120,7 @@ async def test_without_a_network_the_pod_is_refused_but_a_host_network_pod_runs(
 
 async def test_an_unknown_handler_is_named_with_the_known_ones() -> None:
     system = wire()
-    with pytest.raises(Invalid, match="'kata'.*crun"):
+    with pytest.raises(Invalid, match=r"'kata'.*crun"):
         await system.pods.run(pod_config(), "kata")
 
 

@@ -82,7 +82,7 @@ class HostCgroups:
         """Take the kernel's lock on thread groups once, by moving ourselves to where we are.
 
         The first move after a pause waits 6 ms for an RCU grace period, those within the next 20 ms don't (measured;
-        kernel/locking/percpu-rwsem.c, kernel/rcu/sync.c). Done while a container is being prepared, nobody waits for it.
+        kernel/locking/percpu-rwsem.c, kernel/rcu/sync.c). Done while a container is being prepared, it costs nobody.
         """
         await in_thread(self._move_to_self)
 

@@ -24,7 +24,8 @@ def claim(paths: Paths) -> int:
     except BlockingIOError:
         os.close(lock)
         raise AlreadyExists(
-            f"another sampand already works on {paths.root}; stop it, or give this one its own --root, --state and --listen"
+            f"another sampand already works on {paths.root}; stop it, or give this one its own --root, --state"
+            " and --listen"
         ) from None
     return lock
 

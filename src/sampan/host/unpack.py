@@ -16,7 +16,7 @@ from fcntl import F_SETPIPE_SZ, fcntl
 from sampan.host import unpack_confine as confine
 from sampan.host.syscalls import mount
 from sampan.host.unpack_cursor import Budget, NeedsLowers
-from sampan.host.unpack_inflate import inflater, sniff
+from sampan.host.unpack_inflate import MAGIC, inflater, sniff
 from sampan.host.unpack_layout import MERGED, OVERLAY_OPTIONS, REST, ROOT, WHITEOUTS, WORK
 from sampan.host.unpack_layout import STAGING as PLACE
 from sampan.host.unpack_merge import MergedWriter
@@ -50,7 +50,9 @@ def main() -> None:
 def stage(compression: str, base: str, reserve_bytes: str, reserve_inodes: str) -> Report:
     """Unpack the blob on stdin into `fs`, as far as that goes without the layers below."""
     _widen_pipe()
-    first = os.read(0, READ)
+    first = b""
+    while len(first) < MAGIC and (more := os.read(0, READ)):
+        first += more
     inflate = inflater(sniff(first, compression))
     os.fchdir(STAGING)
     rest, whiteouts = os.open(REST, _NEW, 0o600), os.open(WHITEOUTS, _NEW, 0o600)

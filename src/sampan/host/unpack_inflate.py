@@ -11,6 +11,7 @@ from isal.igzip_lib import DECOMP_GZIP, IgzipDecompressor, IsalError
 from sampan.host.unpack_stream import READ, Inflate
 from sampan.model.errors import Invalid
 
+MAGIC = 4  # bytes that tell how a stream is compressed
 _SMALL_STEP = 1 << 12  # bytes fed at first to a gzip member that follows another
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZSTD_MAGICS = (b"\x28\xb5\x2f\xfd", *(bytes((0x50 + n, 0x2A, 0x4D, 0x18)) for n in range(16)))

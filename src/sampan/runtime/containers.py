@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sampan.api import cri_pb2 as cri
@@ -130,7 +131,7 @@ class Containers:
         await self._filters.learn(handler, container.id, spec)
         return transitions.created(container, launched.init, launched.monitor, facts.user)
 
-    async def _log(self, pod: Pod, container: Container) -> Any:
+    async def _log(self, pod: Pod, container: Container) -> Path | None:
         if not container.log_path:
             return None
         return await self._machine.bundles.make_log(pod.config.log_directory, container.log_path)
@@ -189,8 +190,8 @@ class Containers:
     # --- start ------------------------------------------------------------------------------------------------
 
     async def start(self, id: str) -> None:
-        """Let a created container run. Raises NotFound, WrongState, or ToolFailed, after which it is EXITED with 128 and
-        StartError, so that its status says why."""
+        """Let a created container run. Raises NotFound, WrongState, or ToolFailed, after which it is EXITED with
+        128 and StartError, so that its status says why."""
         container = ids.resolve("container", self._state.containers, id)
         await finish(self._start(container.id))
 

@@ -7,6 +7,7 @@ by the next Stop or Remove.
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 from enum import Enum
 
 from sampan.model import pod as transitions
@@ -50,8 +51,15 @@ def decide_container(container: Container, *, pod_known: bool) -> Verdict:
 class Recovery:
     """Takes everything back."""
 
-    def __init__(self, state: State, machine: Machine, pods: Pods, containers: Containers, watchers: tuple[Exits, PodInit],
-                 tasks: Tasks) -> None:  # fmt: skip
+    def __init__(
+        self,
+        state: State,
+        machine: Machine,
+        pods: Pods,
+        containers: Containers,
+        watchers: tuple[Exits, PodInit],
+        tasks: Tasks,
+    ) -> None:
         self._state = state
         self._machine = machine
         self._pods = pods
@@ -71,9 +79,9 @@ class Recovery:
         if self._state.pods or containers:
             log.info("took back %d pods and %d containers", len(self._state.pods), len(containers))
 
-    async def _isolated(self, kind: str, id: str, work: "asyncio.Future[None] | object") -> None:
+    async def _isolated(self, kind: str, id: str, work: Awaitable[None]) -> None:
         try:
-            await work  # type: ignore[misc]  # a coroutine; typed loosely so that both kinds fit
+            await work
         except Exception:
             log.exception("could not take back %s %s", kind, id)
 

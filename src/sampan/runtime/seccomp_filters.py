@@ -1,8 +1,8 @@
 """Compiled seccomp filters, learnt from the first container that has each.
 
-libseccomp takes 25 ms to compile the default profile. crun leaves what it compiled beside its state; handed back for the
-next container with the same profile (`run.oci.seccomp_bpf_data`), it is not compiled again. Kept in memory only: the
-kernel, crun and libseccomp of a later start may be others.
+libseccomp takes 25 ms to compile the default profile. crun leaves what it compiled beside its state; handed back
+for the next container with the same profile (`run.oci.seccomp_bpf_data`), it is not compiled again. Kept in memory
+only: the kernel, crun and libseccomp of a later start may be others.
 """
 
 from collections.abc import Mapping

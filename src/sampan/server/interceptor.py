@@ -143,5 +143,5 @@ def _log(method: str, request: Any, code: str, begin: float, why: str = "") -> N
             "code": code,
             "ms": round((time.perf_counter() - begin) * 1e3, 2),
             **({"error": why} if why else {}),
-        },  # fmt: skip
+        },
     )

@@ -21,7 +21,7 @@ from sampan.runtime.containers import Containers
 from sampan.runtime.exec import Exec
 from sampan.runtime.machine import Machine
 from sampan.runtime.pods import Pods
-from sampan.runtime.state import State
+from sampan.runtime.state import State, now
 from sampan.runtime.stats import Stats
 from sampan.server import convert
 
@@ -84,8 +84,8 @@ class RuntimeService(rpc.RuntimeServiceServicer):
             status=convert.pod_status(pod),
             info=convert.pod_info(pod) if request.verbose else {},
             containers_statuses=[convert.container_status(one, self._image(one)) for one in containers],
-            timestamp=max([pod.ready_at, pod.stopped_at, *(max(one.finished_at, one.started_at, one.created_at) for one in containers)]),
-        )  # fmt: skip
+            timestamp=now(),
+        )
 
     async def ListPodSandbox(self, request: cri.ListPodSandboxRequest, _: Any) -> cri.ListPodSandboxResponse:
         pods = (pod for pod in self._state.pods.values() if convert.pod_matches(pod, request.filter))
