@@ -38,7 +38,7 @@ def pytest_configure() -> None:
 
 @contextlib.contextmanager
 def limited(item: pytest.Item) -> Iterator[None]:
-    """Fail a test that takes longer than its `limit` marker says, so that a hang does not cost the whole run."""
+    """Fail a test that takes longer than its `limit` marker says, so that a hang costs no more than that."""
     marker = item.get_closest_marker("limit")
     seconds = marker.args[0] if marker else TEST_SECONDS
 

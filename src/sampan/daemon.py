@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,11 +63,9 @@ class Daemon:
     """Everything that has to be ended in order."""
 
     cases: UseCases
-    network: CniNetwork
     images: Images
     recovery: Recovery
-    tasks: Tasks
-    database: Database
+    close: tuple[Callable[[], Awaitable[None]], ...]  # in this order, at the end
 
 
 async def build(config: Config) -> Daemon:
@@ -89,7 +87,8 @@ async def build(config: Config) -> Daemon:
     layers = Layers(config.paths)
     await layers.open()
     network = CniNetwork(config.cni.conf_dir, config.cni.bin_dirs, builtin=config.cni.builtin)
-    machine = await _machine(config, layers, network)
+    rootfs = OverlayRootfs(config.paths, layers)
+    machine = await _machine(config, rootfs, network)
     images = Images(state, layers, _supply(config, machine), tasks)
     exits = Exits(config, state, machine, tasks)
     init = PodInit(config, state, machine, tasks)
@@ -97,19 +96,15 @@ async def build(config: Config) -> Daemon:
     containers = Containers(Parts(config, state, machine, images, exits, stops, init, tasks))
     pods = Pods(config, state, machine, containers, init)
     stats = Stats(state, machine)
-    tasks.start("stats collector", stats.collect())
     damage = database.opened.reason
     cases = UseCases(
         config, state, machine, pods, containers, Exec(config, state, machine, tasks), stats, damage
     )
-    return Daemon(
-        cases,
-        network,
-        images,
-        Recovery(state, machine, pods, containers, (exits, init), tasks),
-        tasks,
-        database,
-    )
+    tasks.start("stats collector", stats.collect())
+    tasks.start("network GC", network.collect(lambda: state.pods))
+    recovery = Recovery(state, machine, pods, containers, (exits, init), tasks)
+    close = (tasks.stop, network.close, rootfs.close, layers.close, database.close)
+    return Daemon(cases, images, recovery, close)
 
 
 def _supply(config: Config, machine: Machine) -> Supply:
@@ -125,7 +120,7 @@ def _supply(config: Config, machine: Machine) -> Supply:
     )
 
 
-async def _machine(config: Config, layers: Layers, network: CniNetwork) -> Machine:
+async def _machine(config: Config, rootfs: OverlayRootfs, network: CniNetwork) -> Machine:
     groups = await cgroups.detect(config.cgroup.driver)
     handlers = config.handlers.values()
     runtimes = await features.runtimes(handlers)
@@ -140,7 +135,7 @@ async def _machine(config: Config, layers: Layers, network: CniNetwork) -> Machi
         sandboxes=PinnedSandboxes(config.paths),
         cgroups=groups,
         network=network,
-        rootfs=OverlayRootfs(config.paths, layers),
+        rootfs=rootfs,
         bundles=HostBundles(config.paths),
         facts=HostFacts(),
         host=host,
@@ -188,7 +183,6 @@ async def run(config: Config) -> None:
     daemon = await build(config)
     await daemon.images.start()
     await daemon.recovery.run()
-    daemon.tasks.start("network GC", daemon.network.collect(lambda: daemon.cases.state.pods))
     server = serve(daemon)
     await server.start()
     gc.collect()
@@ -200,9 +194,8 @@ async def run(config: Config) -> None:
     log.info("ending: waiting up to %d s for the calls in flight; containers go on", STOP_SECONDS)
     await server.stop(STOP_SECONDS)
     await _settle(daemon)
-    await daemon.tasks.stop()
-    await daemon.network.close()
-    await daemon.database.close()
+    for close in daemon.close:
+        await close()
     config.socket.unlink(missing_ok=True)
     os.close(lock)
 

@@ -12,6 +12,7 @@ from sampan.config import Handler
 from sampan.model.errors import ToolFailed
 from sampan.model.process import ProcessRef
 from sampan.runtime.ports import Launch, Oci
+from tests import cgroup_drivers
 from tests.fakes import FakeOci, World
 from tests.host.containers import Lab
 
@@ -25,10 +26,12 @@ class Subject:
     handler: Handler
 
 
-@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.root)])
+@pytest.fixture(
+    params=["fake", *(pytest.param(driver, marks=pytest.mark.root) for driver in cgroup_drivers.DRIVERS)]
+)
 async def subject(request: pytest.FixtureRequest, short_tmp: Path) -> AsyncIterator[Subject]:
-    if request.param == "real":
-        lab = Lab(short_tmp)
+    if request.param != "fake":
+        lab = Lab(short_tmp, request.param)
         try:
             yield Subject(lab.oci, lambda: lab.launch("sleep", "100000"), lab.handler)
         finally:

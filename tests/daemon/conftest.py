@@ -15,7 +15,7 @@ import pytest
 from sampan.api import cri_pb2 as cri
 from sampan.api import cri_pb2_grpc as rpc
 from scripts import private_daemon
-from tests import census, images
+from tests import census, cgroup_drivers, images
 
 IMAGE = "localhost/box:1"
 SECONDS = 30.0  # for a call that hangs
@@ -24,11 +24,14 @@ SECONDS = 30.0  # for a call that hangs
 class Live:
     """A private sampand that may be killed and started again, and a client of it."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, driver: str) -> None:
         network = private_daemon.Network(f"smpt{number}", f"10.214.{number}.0/24")
         self.own = private_daemon.Daemon(Path(tempfile.mkdtemp(prefix="sampan-")), network)
         self.faults = self.own.directory / "faults"
         private_daemon.write_config(self.own, [self.own.directory / "certs.d"], "debug", nri=False)
+        with self.own.config.open("a") as config:
+            config.write(f'[cgroup]\ndriver = "{driver}"\n')
+        self.cgroup_parent = cgroup_drivers.parent(driver, network.bridge)
 
     def start(self) -> None:
         """Start it; steps are recorded, and met by the faults that a test writes to `faults`."""
@@ -70,7 +73,7 @@ class Live:
                 bridges=(own.network.bridge,),
                 subnets=(own.network.subnet.rpartition(".")[0] + ".",),
                 reservations=(own.directory / "addresses",),
-                cgroups=(own.network.bridge,),
+                cgroups=(self.cgroup_parent,),
                 daemon=own.pid,
                 ignore=("*/state.db-*",),
             )
@@ -90,7 +93,7 @@ class Live:
             hostname=name,
             log_directory=str(self.own.directory / "logs" / name),
             linux=cri.LinuxPodSandboxConfig(
-                cgroup_parent=f"/{self.own.network.bridge}",
+                cgroup_parent=self.cgroup_parent,
                 security_context=cri.LinuxSandboxSecurityContext(namespace_options=options),
             ),
         )
@@ -167,9 +170,12 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def daemon(archive: Path) -> Iterator[Live]:
-    """A running daemon with the image localhost/box:1; all of it is gone afterwards, also after a failure."""
-    live = Live(os.getpid() % 200 + 20)
+def daemon(archive: Path, request: pytest.FixtureRequest) -> Iterator[Live]:
+    """A running daemon with the image localhost/box:1; all of it is gone afterwards, also after a failure.
+
+    It has the cgroup driver of this machine, or the one that the test gives as the parameter.
+    """
+    live = Live(os.getpid() % 200 + 20, getattr(request, "param", cgroup_drivers.DRIVERS[-1]))
     try:
         live.start()
         import_image(live, archive)
@@ -197,3 +203,5 @@ def clean_up(live: Live) -> None:
     finally:
         private_daemon.stop(live.own)
         private_daemon.sweep(live.own)
+        if live.cgroup_parent.endswith(".slice"):
+            cgroup_drivers.stop_slice(live.cgroup_parent)

@@ -8,12 +8,14 @@ import grpc
 import pytest
 
 from sampan.api import cri_pb2 as cri
-from tests import census
+from tests import census, cgroup_drivers
 from tests.daemon.conftest import Live
 
 pytestmark = pytest.mark.root
+with_each_driver = pytest.mark.parametrize("daemon", cgroup_drivers.DRIVERS, indirect=True)
 
 
+@with_each_driver
 def test_a_pod_with_a_web_server_is_reached_and_leaves_nothing(daemon: Live) -> None:
     daemon.life()
     before = daemon.census()
@@ -52,6 +54,7 @@ def test_how_a_container_ended(daemon: Live, script: str, code: int, reason: str
     assert 0 < status.created_at <= status.started_at <= status.finished_at
 
 
+@with_each_driver
 def test_a_container_that_eats_its_memory_is_oom_killed(daemon: Live) -> None:
     resources = cri.LinuxContainerResources(memory_limit_in_bytes=16 << 20)
     context = cri.LinuxContainerSecurityContext(namespace_options=cri.NamespaceOption(pid=cri.CONTAINER))
@@ -61,6 +64,7 @@ def test_a_container_that_eats_its_memory_is_oom_killed(daemon: Live) -> None:
     assert (status.exit_code, status.reason) == (137, "OOMKilled")
 
 
+@with_each_driver
 def test_exec_gives_output_and_code_and_is_killed_at_its_timeout(daemon: Live) -> None:
     container = daemon.started(daemon.pod())
     result = daemon.exec(container, "sh", "-c", "echo out; echo err >&2; exit 3")
@@ -142,6 +146,7 @@ def test_identity_limits_and_isolation_are_what_was_asked_for(daemon: Live) -> N
     assert (reported.user.linux.uid, reported.user.linux.gid) == (33, 50)
 
 
+@with_each_driver
 def test_stats_are_real(daemon: Live) -> None:
     container = daemon.started(
         daemon.pod(), "sh", "-c", "dd if=/dev/zero of=/tmp/big bs=1M count=3; exec sleep 9999"

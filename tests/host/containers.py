@@ -15,6 +15,8 @@ from sampan.host.oci import CrunConmon
 from sampan.host.processes import find, read_small
 from sampan.host.threads import in_thread
 from sampan.runtime.ports import Launch, Launched
+from sampan.wire import cgroup_paths
+from tests import cgroup_drivers
 
 CAPABILITIES = ["CAP_KILL", "CAP_SETUID", "CAP_SETGID", "CAP_CHOWN"]
 NAMESPACES = ("pid", "mount", "ipc", "uts", "network")
@@ -59,11 +61,12 @@ async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
 class Lab:
     """One test's own runtime: state and cgroup parent have names that nobody else has."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, driver: str = cgroup_paths.CGROUPFS) -> None:
         self.paths = Paths(directory / "root", directory / "state")
         self.handler = Handler("crun", "crun", "conmon", self.paths.state / "runtime" / "crun")
-        self.oci = CrunConmon(self.paths)
-        self.parent = f"/sampan-test-{uuid.uuid4().hex[:12]}"
+        self.driver = driver
+        self.oci = CrunConmon(self.paths, systemd_cgroup=driver == cgroup_paths.SYSTEMD)
+        self.parent = cgroup_drivers.parent(driver, f"sampan_test_{uuid.uuid4().hex[:12]}")
         self.logs = directory / "logs"
         self.root = directory / "busybox"
         self.ids: list[str] = []
@@ -97,7 +100,7 @@ class Lab:
         self.ids.append(id)
         bundle = self.paths.bundle(id)
         bundle.mkdir(parents=True)
-        content = spec(self.root, f"{self.parent}/{id}", list(args))
+        content = spec(self.root, cgroup_paths.cgroups_path(self.driver, self.parent, id), list(args))
         for key, value in (config or {}).items():
             content[key] = {**content.get(key, {}), **value}
         content["process"]["terminal"] = options.get("terminal", False)
@@ -125,7 +128,7 @@ class Lab:
         """Everything that containers of this lab have left on the machine, bundles and their config aside."""
         found = [f"process {pid}: {words}" for pid, words in self.processes()]
         for top in machine_layout().hierarchies:
-            found += [str(path) for path in Path(top + self.parent).glob("*/")]
+            found += [str(path) for path in Path(top, self.parent.strip("/")).glob("*/")]
         for folder in (self.paths.exits, self.paths.attach, self.handler.root):
             found += [str(path) for path in folder.glob("*")]
         for id in self.ids:
@@ -154,6 +157,8 @@ class Lab:
         assert await in_thread(self._remove_parent)
 
     def _remove_parent(self) -> bool:
+        if self.driver == cgroup_paths.SYSTEMD:
+            cgroup_drivers.stop_slice(self.parent)
         parent = ContainerCgroup(self.parent)
         parent.kill()
         return parent.remove()

@@ -7,10 +7,15 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from sampan.config import Paths
-from sampan.host import mounts, syscalls
+from sampan.host import layers as layers_module
+from sampan.host import mounts, process, syscalls
 from sampan.host.layers import Layers, _Unpacked
+from sampan.host.process import Child
 from sampan.host.rootfs import OverlayRootfs
 from sampan.host.threads import in_own_thread
 from sampan.host.unpack import unpack
@@ -191,3 +196,49 @@ async def eventually(true: Callable[[], bool]) -> None:
 
 def is_empty(place: Path) -> bool:
     return not any(place.iterdir())
+
+
+@asynccontextmanager
+async def guarded(directory: Path) -> AsyncIterator[Store]:
+    """A store beside a canary, which must be untouched in the end, with nothing half done left."""
+    canary(directory / "canary")
+    before = fingerprint(directory / "canary")
+    async with opened(directory) as store:
+        yield store
+        assert not store.leftovers()
+    assert fingerprint(directory / "canary") == before
+
+
+def children(monkeypatch: pytest.MonkeyPatch) -> list[Child]:
+    """The unpacking children that are started from now on."""
+    seen: list[Child] = []
+
+    @asynccontextmanager
+    async def spy(*args: Any, **options: Any) -> AsyncIterator[Child]:
+        async with process.spawn(*args, **options) as child:
+            seen.append(child)
+            yield child
+
+    monkeypatch.setattr(layers_module, "spawn", spy)
+    return seen
+
+
+async def whole(blob: bytes) -> AsyncIterator[bytes]:
+    """A blob in one piece."""
+    yield blob
+
+
+def d(path: str) -> Entry:
+    return Entry(path, "dir", mode=0o755)
+
+
+def f(path: str, data: bytes = b"x") -> Entry:
+    return Entry(path, data=data)
+
+
+def s(path: str, link: str) -> Entry:
+    return Entry(path, "symlink", link=link)
+
+
+def h(path: str, link: str) -> Entry:
+    return Entry(path, "hardlink", link=link)

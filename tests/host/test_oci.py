@@ -17,15 +17,16 @@ from sampan.model.errors import Invalid, NotFound, ToolFailed
 from sampan.model.process import ProcessRef
 from sampan.runtime.ports import Exit, Launched
 from sampan.wire import crilog
+from tests import cgroup_drivers
 from tests.host.containers import Lab, until
 
 pytestmark = pytest.mark.root
 
 
-@pytest.fixture
-async def lab(short_tmp: Path) -> AsyncIterator[Lab]:
+@pytest.fixture(params=cgroup_drivers.DRIVERS)
+async def lab(short_tmp: Path, request: pytest.FixtureRequest) -> AsyncIterator[Lab]:
     """A runtime of this test's own; whatever a test does, deleting its containers must leave nothing."""
-    lab = Lab(short_tmp)
+    lab = Lab(short_tmp, request.param)
     try:
         yield lab
     finally:

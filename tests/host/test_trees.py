@@ -51,8 +51,9 @@ def test_depth_needs_neither_descriptors_nor_a_stack(tmp_path: Path, here: int) 
     assert not any(tmp_path.iterdir())
 
 
-def test_breadth_is_no_matter_either(tmp_path: Path, here: int) -> None:
-    for number in range(trees._BATCH + 50):
+def test_breadth_is_no_matter_either(tmp_path: Path, here: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trees, "_BATCH", 20)
+    for number in range(90):
         (tmp_path / f"wide/{number}/x").mkdir(parents=True)
     trees.remove(here, "wide")
     assert not any(tmp_path.iterdir())

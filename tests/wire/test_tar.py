@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from sampan.model.errors import Invalid
 from sampan.wire import tar
-from sampan.wire.tar import BLOCK, Entry, Reader, Source
+from sampan.wire.tar import Entry, Reader
+from sampan.wire.tar_source import BLOCK, Source
 from sampan.wire.tar_sparse import MAP_LIMIT
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}

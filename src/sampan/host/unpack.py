@@ -23,7 +23,8 @@ from sampan.host.unpack_merge import MergedWriter
 from sampan.host.unpack_stream import READ, pipeline, read
 from sampan.host.unpack_write import Writer, write_all
 from sampan.model.errors import Exhausted, Invalid
-from sampan.wire.tar import Reader, Source
+from sampan.wire.tar import Reader
+from sampan.wire.tar_source import Source
 
 STAGING = LAYERS = 3  # the descriptor we are started with
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
