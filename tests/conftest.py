@@ -19,11 +19,15 @@ from blockbuster import blockbuster_ctx
 from tests import images
 
 REGISTRY_SECONDS = 20
+WHOLE = ("daemon", "conformance")  # directories of tests of the whole, in this order
 TEST_SECONDS = 300  # for one test or its fixtures, unless marked `limit`
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked `root` run wherever they can: as root none is skipped, otherwise each says why."""
+    """Whole daemons last: the smaller the part that fails, the sooner it is known, and what runs for the session
+    meets no test that counts its own children. Tests marked `root` run wherever they can: as root none is skipped,
+    otherwise each says why."""
+    items.sort(key=lambda item: WHOLE.index(item.path.parent.name) if item.path.parent.name in WHOLE else -1)
     if os.geteuid() == 0:
         return
     for item in items:

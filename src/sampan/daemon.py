@@ -94,14 +94,13 @@ async def build(config: Config) -> Daemon:
     init = PodInit(config, state, machine, tasks)
     stops = Stops(config, state, machine, exits)
     containers = Containers(Parts(config, state, machine, images, exits, stops, init, tasks))
-    pods = Pods(config, state, machine, containers, init)
+    pods = Pods(config, state, machine, containers, init, tasks)
     stats = Stats(state, machine)
     damage = database.opened.reason
     cases = UseCases(
         config, state, machine, pods, containers, Exec(config, state, machine, tasks), stats, damage
     )
     tasks.start("stats collector", stats.collect())
-    tasks.start("network GC", network.collect(lambda: state.pods))
     recovery = Recovery(state, machine, pods, containers, (exits, init), tasks)
     close = (tasks.stop, network.close, rootfs.close, layers.close, database.close)
     return Daemon(cases, images, recovery, close)
@@ -172,7 +171,7 @@ def serve(daemon: Daemon) -> grpc.aio.Server:
 
 async def run(config: Config) -> None:
     """Serve until told to end. Pods and containers live on."""
-    lock = places.claim(config.paths)
+    locks = places.claim(config.paths)
     places.clear_socket(config.socket)  # before anything else is touched: it may be a running daemon's
     told = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -197,7 +196,8 @@ async def run(config: Config) -> None:
     for close in daemon.close:
         await close()
     config.socket.unlink(missing_ok=True)
-    os.close(lock)
+    for lock in locks:
+        os.close(lock)
 
 
 async def _settle(daemon: Daemon) -> None:

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sampan.model.errors import Unavailable
+
 T = TypeVar("T")
 log = logging.getLogger("sampan")
 
@@ -138,6 +140,16 @@ class Joined:
             await asyncio.gather(*self._running.values(), return_exceptions=True)
 
 
+@asynccontextmanager
+async def bounded(seconds: float, what: str) -> AsyncIterator[None]:
+    """Give the block `seconds`; past them, raise Unavailable that says what took too long."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as error:
+        raise Unavailable(str(error) or f"{what} did not end within {seconds:g} s") from error
+
+
 # --- numbered steps ---------------------------------------------------------------------------------------
 
 FAULTS_VARIABLE = "SAMPAN_FAULTS"
@@ -150,8 +162,10 @@ async def step(name: str, subject: str = "") -> None:
     `subject` is the id of the object worked on. The fault table is the JSON file that $SAMPAN_FAULTS names: a list
     of {"step", "action": kill | fail | delay | enospc, "seconds", "subject", "skip"}; a used line is removed.
     """
-    if _faults:
-        await asyncio.sleep(_strike(name, subject))
+    if _faults and (seconds := _strike(name, subject)):
+        await asyncio.sleep(
+            seconds
+        )  # not when 0: a step must not yield in a test where it does not in production
 
 
 def step_now(name: str, subject: str = "") -> None:

@@ -151,11 +151,14 @@ def test_stats_are_real(daemon: Live) -> None:
     container = daemon.started(
         daemon.pod(), "sh", "-c", "dd if=/dev/zero of=/tmp/big bs=1M count=3; exec sleep 9999"
     )
-    stats = daemon.runtime.ContainerStats(cri.ContainerStatsRequest(container_id=container)).stats
+    request = cri.ContainerStatsRequest(container_id=container)
+    stats = daemon.runtime.ContainerStats(request).stats
     assert stats.cpu.usage_core_nano_seconds.value > 100_000 and stats.memory.working_set_bytes.value > 10_000
     listed = daemon.runtime.ListContainerStats(cri.ListContainerStatsRequest()).stats
     assert [one.attributes.id for one in listed] == [container]
-    assert listed[0].writable_layer.inodes_used.value >= 1
+    while not (layer := daemon.runtime.ContainerStats(request).stats.writable_layer).inodes_used.value:
+        time.sleep(0.05)  # measured in the background, soon after the start
+    assert layer.fs_id.mountpoint == str(daemon.own.root)
 
 
 def test_a_published_port_is_reached_on_the_host(daemon: Live) -> None:

@@ -92,6 +92,24 @@ async def test_a_group_without_the_memory_controller_still_has_cpu_time(
     assert (usage.cpu_ns, usage.memory_usage, usage.processes) == (7000, None, None)
 
 
+async def test_in_a_scope_cruns_own_group_has_the_figures(v2: HostCgroups, tmp_path: Path) -> None:
+    scope = tmp_path / f"a.slice/sampan-{ID}.scope"
+    write(scope, {"cpu.stat": "usage_usec 9\n", "memory.max": "max\n", "memory.swap.max": "4096\n"})
+    write(
+        scope / "container",
+        {
+            "cpu.stat": "usage_usec 5\n",
+            "memory.max": "4096\n",
+            "memory.swap.max": "0\n",
+            "memory.current": "96\n",
+        },
+    )
+    usage = await v2.usage("a.slice", ID)
+    assert usage is not None
+    assert (usage.cpu_ns, usage.memory_available) == (5000, 4000)
+    assert await v2.read_back("a.slice", ID) == Limits(memory=4096, memory_swap=4096)
+
+
 async def test_many_readings_keep_their_order_and_their_gaps(v2: HostCgroups, tmp_path: Path) -> None:
     for number in (1, 3):
         write(tmp_path / f"a.slice/sampan-{number}.scope", {"cpu.stat": f"usage_usec {number}\n"})

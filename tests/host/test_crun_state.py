@@ -25,7 +25,8 @@ def make(tmp_path: Path, status: object = None, config: object = None, bundle: o
         if content is not None:
             folder.mkdir(exist_ok=True)
             (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
-    return CrunState(directory, its_bundle)
+    (tmp_path / "units").mkdir()
+    return CrunState(directory, its_bundle, tmp_path / "units")
 
 
 def myself(**changes: object) -> dict[str, object]:
@@ -105,6 +106,17 @@ def test_what_only_crun_can_delete_is_left_to_it(tmp_path: Path, status: object,
     state = make(tmp_path, status, config)
     assert not state.dissolve()
     assert state.directory.exists()
+
+
+def test_a_scope_is_left_to_crun_until_systemd_has_dropped_it(tmp_path: Path) -> None:
+    state = make(tmp_path, {**DEAD, "systemd-cgroup": True, "scope": "sampan-c1.scope"}, {})
+    unit = tmp_path / "units/sampan-c1.scope"
+    unit.touch()
+    assert not state.dissolve()
+    assert state.directory.exists()
+    unit.unlink()
+    assert state.dissolve()
+    assert not state.directory.exists()
 
 
 def test_a_live_container_is_not_dissolved(tmp_path: Path) -> None:

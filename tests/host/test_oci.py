@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sampan.host import monitor, processes
+from sampan.host import cgroups, monitor, processes
 from sampan.host.processes import alive, find
 from sampan.model.errors import Invalid, NotFound, ToolFailed
 from sampan.model.process import ProcessRef
@@ -141,6 +141,16 @@ async def test_a_container_out_of_memory_says_so(lab: Lab) -> None:
     ending = await end(lab, launch.id, launched)
     assert (ending.code, ending.oom) == (137, True)
     assert "oom" not in os.listdir()  # noqa: PTH208 - an old conmon notes it in its working directory
+
+
+async def test_limits_are_those_asked_for(lab: Lab) -> None:
+    asked = {"memory": {"limit": 64 << 20, "swap": 64 << 20}, "cpu": {"quota": 50000, "period": 100000}}
+    launch, _ = await lab.run(
+        "sleep", "1000", config={"linux": {"resources": {**asked, "pids": {"limit": 50}}}}
+    )
+    limits = await (await cgroups.detect(lab.driver)).read_back(lab.parent, launch.id)
+    assert (limits.memory, limits.cpu_quota, limits.cpu_period, limits.pids) == (64 << 20, 50000, 100000, 50)
+    assert limits.memory_swap in (64 << 20, None)  # None: the kernel does not account swap
 
 
 async def test_long_lines_and_bytes_of_any_kind_are_logged_whole(lab: Lab) -> None:

@@ -11,12 +11,16 @@ from sampan.model.errors import AlreadyExists, Invalid
 
 def test_places_are_private_and_one_daemons_at_a_time(tmp_path: Path) -> None:
     paths = Paths(tmp_path / "root", tmp_path / "state")
-    lock = places.claim(paths)
+    locks = places.claim(paths)
     assert {place.stat().st_mode & 0o777 for place in (paths.root, paths.state)} == {0o700}
     with pytest.raises(AlreadyExists, match="another sampand"):
         places.claim(paths)
-    os.close(lock)
-    os.close(places.claim(paths))
+    with pytest.raises(AlreadyExists, match="state"):
+        places.claim(Paths(tmp_path / "other", paths.state))
+    for lock in locks:
+        os.close(lock)
+    for lock in places.claim(paths):
+        os.close(lock)
 
 
 def test_a_file_where_a_directory_should_be_is_named(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def wire(world: World | None = None, journal: FakeJournal | None = None) -> Syst
     init = PodInit(config, state, host, tasks)
     stops = Stops(config, state, host, exits)
     containers = Containers(Parts(config, state, host, images, exits, stops, init, tasks))
-    pods = Pods(config, state, host, containers, init)
+    pods = Pods(config, state, host, containers, init, tasks)
     recovery = Recovery(state, host, pods, containers, (exits, init), tasks)
     return System(
         config, world, journal, state, host, pods, containers, exits, stops,

@@ -21,6 +21,7 @@ from sampan.wire import cgroup_paths, cgroupfs, mountinfo
 from sampan.wire.cgroup_paths import Layout
 
 MARK = "trusted.sampan"
+_CRUN_GROUP = "container"  # crun(1), run.oci.systemd.subgroup
 _LIMITS_V1 = {
     "memory": ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes"),
     "cpu": ("cpu.shares", "cpu.cfs_quota_us", "cpu.cfs_period_us"),
@@ -164,7 +165,7 @@ class HostCgroups:
         return _reading(cgroupfs.number(cpu), cgroupfs.memory_v1(used, stat), pids)
 
     def _usage_v2(self, place: str) -> CgroupUsage | None:
-        group = f"{self.layout.v2}/{place}"
+        group = self._group_v2(place)
         cpu = _read(f"{group}/cpu.stat")
         if cpu is None:  # every group has it, whatever controllers are on
             return None
@@ -177,11 +178,17 @@ class HostCgroups:
         )
         return _reading(cgroupfs.cpu_v2(cpu), memory, _read(f"{group}/pids.current"))
 
+    def _group_v2(self, place: str) -> str:
+        """The directory with the figures of a group. In a scope crun makes one group more for the container, and
+        only that one has the limits that were asked for: 1.8 gives the scope none, 1.21 a wrong one for swap."""
+        group = f"{self.layout.v2}/{place}"
+        inner = f"{group}/{_CRUN_GROUP}"
+        return inner if place.endswith(".scope") and Path(inner).is_dir() else group
+
     def _limits(self, place: str) -> cgroupfs.Limits:
         if self.layout.unified:
-            return cgroupfs.limits_v2(
-                {name: _read(f"{self.layout.v2}/{place}/{name}") for name in _LIMITS_V2}
-            )
+            group = self._group_v2(place)
+            return cgroupfs.limits_v2({name: _read(f"{group}/{name}") for name in _LIMITS_V2})
         files: dict[str, bytes | None] = {}
         for controller, names in _LIMITS_V1.items():
             mounted = self.layout.v1.get(controller)

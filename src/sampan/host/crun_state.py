@@ -2,8 +2,8 @@
 crun.
 
 `crun start` opens a gate (a byte into a fifo) and `crun delete` removes a cgroup and a directory; each costs
-4 to 6 ms as a process and a tenth of that here. Everything else (hooks, systemd scopes, resctrl, a state
-that looks unlike what crun 1.8 to 1.29 leave) is answered with False, and the caller runs crun. For code
+4 to 6 ms as a process and a tenth of that here. Everything else (hooks, a scope that systemd still has, resctrl,
+a state that looks unlike what crun 1.8 to 1.29 leave) is answered with False, and the caller runs crun. For code
 that runs in a thread.
 """
 
@@ -17,14 +17,16 @@ from sampan.model.process import ProcessRef
 from sampan.wire import cgroup_paths, crun
 
 _FIFO = "exec.fifo"
+_UNITS = Path("/run/systemd/transient")  # one file for each transient unit that systemd has loaded
 
 
 class CrunState:
     """The directory ROOT/ID of one container, and the bundle it was made from."""
 
-    def __init__(self, directory: Path, bundle: Path) -> None:
+    def __init__(self, directory: Path, bundle: Path, units: Path = _UNITS) -> None:
         self.directory = directory
         self.bundle = bundle
+        self._units = units
 
     def status(self) -> crun.Status | None:
         """What crun recorded; None if it has not created the container, or not completely."""
@@ -77,12 +79,17 @@ class CrunState:
         if not self.directory.exists():
             return self.cgroup().remove()
         status, config = self.status(), self._config(self.directory)
-        if status is None or config is None or status.systemd_cgroup or not config.plain_delete:
+        if status is None or config is None or not config.plain_delete or self._held(status):
             return False
         if self.init() is not None or not ContainerCgroup(status.cgroup_path).remove():
             return False
         self.forget()
         return True
+
+    def _held(self, status: crun.Status) -> bool:
+        """Whether systemd has the container's scope still: it drops one that is empty, and keeps one that
+        failed."""
+        return status.systemd_cgroup and (not status.scope or (self._units / status.scope).exists())
 
     def forget(self) -> None:
         """Remove the directory."""

@@ -9,22 +9,26 @@ from sampan.config import Paths
 from sampan.model.errors import AlreadyExists, Invalid
 
 
-def claim(paths: Paths) -> int:
-    """Make root and state (0700) and lock both for this process; returns the lock's descriptor, to be kept open.
-    AlreadyExists if another daemon has them."""
+def claim(paths: Paths) -> tuple[int, ...]:
+    """Make root and state (0700) and lock both for this process; returns the locks' descriptors, to be kept open.
+    AlreadyExists if another daemon has one of them."""
     for directory in (paths.root, paths.state):
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             directory.chmod(0o700)
         except OSError as error:
             raise Invalid(f"cannot use the directory {directory}: {error.strerror}") from error
-    lock = os.open(paths.root / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    return tuple(_locked(directory) for directory in (paths.root, paths.state))
+
+
+def _locked(directory: Path) -> int:
+    lock = os.open(directory / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(lock)
         raise AlreadyExists(
-            f"another sampand already works on {paths.root}; stop it, or give this one its own --root, --state"
+            f"another sampand already works on {directory}; stop it, or give this one its own --root, --state"
             " and --listen"
         ) from None
     return lock

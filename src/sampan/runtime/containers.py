@@ -25,7 +25,7 @@ from sampan.runtime.stops import Stops
 from sampan.spec import container as container_spec
 from sampan.spec import namespaces, security, validate
 from sampan.spec.facts import ContainerFacts
-from sampan.tasks import Joined, KeyedLock, Tasks, finish, step
+from sampan.tasks import Joined, KeyedLock, Tasks, bounded, finish, step
 from sampan.wire import passwd
 
 log = logging.getLogger("sampan.containers")
@@ -60,6 +60,7 @@ class Containers:
         self._tasks = parts.tasks
         self._filters = SeccompFilters(parts.machine.oci)
         self._joined = Joined()
+        self._making: dict[tuple[str, str, int], cri.ContainerConfig] = {}
         self._locks = KeyedLock()
 
     # --- create ---------------------------------------------------------------------------------------------
@@ -76,9 +77,16 @@ class Containers:
             raise NotFound(f"image {config.image.image!r} is not on this node; pull it first")
         container = self._plan(pod, config, image)
         same = next((other for other in self._state.containers.values() if other.key == container.key), None)
-        if same is not None and not self._joined.running(container.key):
+        if self._joined.running(container.key):
+            if self._making.get(container.key) != config:
+                name = config.metadata.name
+                raise AlreadyExists(f"container {name!r} is being made with another configuration")
+        elif same is not None and same.visible:
             return _retried(same, config)
-        return await self._joined.run(container.key, self._create(pod, container, image))
+        else:
+            self._making[container.key] = config
+            self._images.hold(image.id)  # already now: RemoveImage may come before the intent is on record
+        return await self._joined.run(container.key, self._create(pod, container, image, same))
 
     def _plan(self, pod: Pod, config: cri.ContainerConfig, image: Image) -> Container:
         id = ids.new_id()
@@ -94,11 +102,20 @@ class Containers:
             stop_signal=signals.number(config.stop_signal, image.config.stop_signal),
         )
 
-    async def _create(self, pod: Pod, container: Container, image: Image) -> str:
+    async def _create(self, pod: Pod, container: Container, image: Image, leftover: Container | None) -> str:
+        try:
+            if leftover is not None:  # of a create that failed, and whose undoing failed too
+                await self._teardown(leftover)
+            return await self._create_anew(pod, container, image)
+        finally:
+            del self._making[container.key]
+            self._images.release(image.id)
+
+    async def _create_anew(self, pod: Pod, container: Container, image: Image) -> str:
         await step("container.intent", container.id)
         await self._state.commit(container)
         try:
-            if image.id not in self._state.images:  # from the intent on it counts as used
+            if image.id not in self._state.images:  # its removal was under way before we held it
                 raise NotFound(f"image {image.id} was removed just now; pull it again")
             container = await self._make(pod, container, image)
             if self._state.pods[pod.id].state is not PodState.READY:
@@ -169,7 +186,8 @@ class Containers:
         sources = sorted({mount.host_path for mount in config.mounts if mount.host_path})
         devices = sorted({device.host_path for device in config.devices})
         profile = security.localhost_profile(config)
-        async with asyncio.timeout(LOOK_SECONDS):
+        what = f"looking at the host paths {', '.join([*sources, *devices][:5])}"
+        async with bounded(LOOK_SECONDS, what):
             return (
                 await facts.sources(sources) if sources else {},
                 await facts.device_nodes(devices) if devices else {},

@@ -51,6 +51,10 @@ class Exits:
         assert container.init is not None and container.monitor is not None
         await self._until_recorded(container.id, Launched(container.init, container.monitor))
         self._ended[container.id].set()
+        await self.free(container)
+
+    async def free(self, container: Container) -> None:
+        """Give up what only a live container needs: its cgroup, its monitor, the OCI runtime's state."""
         await step("container.exit.free", container.id)
         await self._machine.oci.delete(self._config.handlers[container.handler], container.id)
 

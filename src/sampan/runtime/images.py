@@ -7,6 +7,7 @@ for one pull, and a client that gives up leaves it running for the retry that wi
 import asyncio
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,6 +67,7 @@ class Images:
         self._tasks = tasks
         self._intake = Intake(layers, supply.parallel, self._used, tasks)
         self._joined = Joined()
+        self._held: Counter[str] = Counter()
         self._listeners: dict[Hashable, list[Report]] = {}
         self._writing = asyncio.Lock()  # one change of names at a time: a tag belongs to one image
         self._index = ImageIndex()
@@ -281,7 +283,20 @@ class Images:
         await self._intake.release(current.layers)
 
     def _in_use(self, image: Image) -> bool:
-        return any(container.image_id == image.id for container in self._state.containers.values())
+        used = (container.image_id for container in self._state.containers.values())
+        return bool(self._held[image.id]) or image.id in used
+
+    def hold(self, id: str) -> None:
+        """A container is being made of this image: until `release` it counts as used."""
+        self._held[id] += 1
+
+    def release(self, id: str) -> None:
+        """Undo one `hold`."""
+        self._held[id] -= 1
+        if not self._held[id]:
+            del self._held[id]
+            if self._any_removed():
+                self._tasks.start("collect images", self.collect())
 
     def _used(self) -> set[str]:
         return {chain_id for image in self._state.images.values() for chain_id in image.layers}

@@ -15,7 +15,7 @@ from sampan.runtime.ports import Launch, Launched
 from sampan.runtime.state import State, now
 from sampan.spec import sandbox
 from sampan.spec.facts import PodFacts
-from sampan.tasks import Joined, Tasks, step
+from sampan.tasks import Joined, Tasks, finish, step
 
 
 class PodInit:
@@ -30,6 +30,7 @@ class PodInit:
 
     async def namespace(self, pod: Pod) -> str:
         """The path of the pod's shared PID namespace; its init is made if it is not there yet."""
+        pod = self._state.pods[pod.id]  # as it is now: another create may have made the init meanwhile
         if pod.init is None:
             pod = await self._joined.run(pod.id, self._make(pod))
         assert pod.init is not None
@@ -37,11 +38,17 @@ class PodInit:
 
     async def _make(self, pod: Pod) -> Pod:
         await step("pod.init", pod.id)
-        await self._state.update_pod(pod.id, lambda now_: msgspec.structs.replace(now_, init_wanted=True))
         handler = self._config.handlers[pod.handler]
-        bundle = await self._machine.bundles.write(pod.id, self._spec(pod))
-        launched = await self._machine.oci.create(Launch(pod.id, bundle, handler))
-        await self._machine.oci.start(handler, pod.id)
+        if pod.init_wanted:  # an earlier attempt was cut short
+            await self._machine.oci.delete(handler, pod.id)
+        await self._state.update_pod(pod.id, lambda now_: msgspec.structs.replace(now_, init_wanted=True))
+        try:
+            bundle = await self._machine.bundles.write(pod.id, self._spec(pod))
+            launched = await self._machine.oci.create(Launch(pod.id, bundle, handler))
+            await self._machine.oci.start(handler, pod.id)
+        except BaseException:
+            await finish(self._machine.oci.delete(handler, pod.id))
+            raise
         made = await self._state.update_pod(
             pod.id,
             lambda now_: msgspec.structs.replace(now_, init=launched.init, init_monitor=launched.monitor),

@@ -5,6 +5,7 @@ made when the first such container is created (`PodInit`).
 """
 
 import asyncio
+import logging
 from collections.abc import Mapping
 
 import msgspec
@@ -13,8 +14,8 @@ from sampan.api import cri_pb2 as cri
 from sampan.config import Config
 from sampan.model import ids
 from sampan.model import pod as transitions
-from sampan.model.errors import AlreadyExists, Invalid, WrongState
-from sampan.model.pod import Pod, PodState
+from sampan.model.errors import AlreadyExists, Invalid
+from sampan.model.pod import Pod, PodKey, PodState
 from sampan.runtime.containers import Containers
 from sampan.runtime.machine import Machine
 from sampan.runtime.pod_init import PodInit
@@ -22,25 +23,36 @@ from sampan.runtime.ports import Attached, Attachment, PortMapping, SandboxPlan
 from sampan.runtime.state import Gone, State, now
 from sampan.spec import dns, namespaces, sysctls, validate
 from sampan.spec.hosts import hosts
-from sampan.tasks import Joined, both, finish, step
+from sampan.tasks import Joined, Tasks, both, bounded, finish, step
 
-CNI_SECONDS = 60.0
+CNI_SECONDS = 90.0  # for the whole chain; each executed plugin has 60 of its own
+UNDO_SECONDS = 5.0  # between attempts to undo a failed run
 DEFAULT_PARENT = {"cgroupfs": "/sampan", "systemd": "sampan.slice"}
 PROTOCOLS = {cri.TCP: "tcp", cri.UDP: "udp", cri.SCTP: "sctp"}
+
+log = logging.getLogger("sampan.pods")
 
 
 class Pods:
     """The verbs of a pod. Work belongs to the operation: a caller that goes away does not undo it, a retry joins it."""
 
     def __init__(
-        self, config: Config, state: State, machine: Machine, containers: Containers, init: PodInit
+        self,
+        config: Config,
+        state: State,
+        machine: Machine,
+        containers: Containers,
+        init: PodInit,
+        tasks: Tasks,
     ) -> None:
         self._config = config
         self._state = state
         self._machine = machine
         self._containers = containers
         self._init = init
+        self._tasks = tasks
         self._joined = Joined()
+        self._making: dict[PodKey, cri.PodSandboxConfig] = {}
 
     # --- run ----------------------------------------------------------------------------------------------
 
@@ -50,10 +62,16 @@ class Pods:
         handler = self._handler(handler)
         validate.check_pod(config, self._machine.host)
         pod = self._plan(config, handler)
+        while self._joined.running(pod.key) and pod.key not in self._making:
+            await self._joined.wait(pod.key)  # what is left of an earlier run is being cleaned up
         same = next((other for other in self._state.pods.values() if other.key == pod.key), None)
-        if same is not None and not self._joined.running(pod.key):
+        if pod.key in self._making:
+            if self._making[pod.key] != config:
+                raise AlreadyExists(f"pod {_name(config)} is being made with another configuration")
+        elif same is not None and same.ready_at:
             return self._retried(same, config)
-        return await self._joined.run(pod.key, self._run(pod))
+        self._making[pod.key] = config
+        return await self._joined.run(pod.key, self._run(pod, same))
 
     def _handler(self, name: str) -> str:
         name = name or self._config.runtime.default_handler
@@ -77,14 +95,20 @@ class Pods:
     def _retried(self, pod: Pod, config: cri.PodSandboxConfig) -> str:
         if pod.state is PodState.READY and pod.config == config:
             return pod.id
-        meta = config.metadata
         what = "with another configuration" if pod.state is PodState.READY else "no longer ready"
         raise AlreadyExists(
-            f"pod {meta.namespace}/{meta.name} (uid {meta.uid}, attempt {meta.attempt}) exists as {pod.id}, {what}; "
-            f"remove it or use another attempt number"
+            f"pod {_name(config)} exists as {pod.id}, {what}; remove it or use another attempt number"
         )
 
-    async def _run(self, pod: Pod) -> str:
+    async def _run(self, pod: Pod, leftover: Pod | None) -> str:
+        try:
+            if leftover is not None:  # of a run that failed, and whose undoing failed too
+                await self._undo(leftover.id)
+            return await self._run_anew(pod)
+        finally:
+            del self._making[pod.key]
+
+    async def _run_anew(self, pod: Pod) -> str:
         if "net" in pod.namespaces:
             pod = msgspec.structs.replace(pod, conflist=await self._machine.network.load())
         await step("pod.intent", pod.id)
@@ -96,7 +120,7 @@ class Pods:
                 pod.id, lambda now_: transitions.ready(now_, now(), attached.ips, attached.result)
             )
         except BaseException:
-            await finish(self._undo(pod.id))
+            await finish(self._undo_or_later(pod.id))
             raise
         return pod.id
 
@@ -106,7 +130,7 @@ class Pods:
         if not pod.conflist:
             return Attached((), b"")
         await step("pod.network", pod.id)
-        async with asyncio.timeout(CNI_SECONDS):
+        async with bounded(CNI_SECONDS, f"attaching pod {pod.id} to the network (CNI ADD)"):
             return await self._machine.network.attach(self._attachment(pod))
 
     async def _make_places(self, pod: Pod) -> None:
@@ -134,8 +158,27 @@ class Pods:
             shm_size=(64 << 20) if "ipc" in pod.namespaces else 0,
         )
 
+    async def _undo_or_later(self, id: str) -> None:
+        try:
+            await self._undo(id)
+        except Exception:
+            log.exception("could not undo the failed run of pod %s; trying again", id)
+            self._tasks.start(f"undo pod {id}", self._undo_later(id))
+
+    async def _undo_later(self, id: str) -> None:
+        while id in self._state.pods:
+            await asyncio.sleep(UNDO_SECONDS)
+            if pod := self._state.pods.get(id):
+                try:
+                    await self._joined.wait(pod.key)
+                    await self._joined.run(pod.key, self._undo(id))
+                except Exception:
+                    log.exception("pod %s is still not undone", id)
+
     async def _undo(self, id: str) -> None:
         """After a failed run: nothing may be left. If that fails too the pod is shown, not ready, to be removed."""
+        if id not in self._state.pods:
+            return
         await self._state.update_pod(id, lambda pod: transitions.stopping(pod, now()))
         await self._teardown(id)
         await self._forget(id)
@@ -188,7 +231,7 @@ class Pods:
         await self._init.remove(pod)
         if pod.network_owed:
             await step("pod.network.detach", id)
-            async with asyncio.timeout(CNI_SECONDS):
+            async with bounded(CNI_SECONDS, f"detaching pod {id} from the network (CNI DEL)"):
                 await self._machine.network.detach(self._attachment(pod))
         await self._machine.sandboxes.remove(id)
         await step("pod.stopped", id)
@@ -198,9 +241,9 @@ class Pods:
         """At boot: a pod whose run was never acknowledged, or whose stop was cut short."""
         pod = self._state.pods[id]
         if not pod.ready_at:
-            await self._undo(id)
+            await self._joined.run(pod.key, self._undo_or_later(id))
         elif pod.stopping_at:
-            await self._stop(pod)
+            await self.stop(id)
 
     async def settle(self) -> None:
         """Wait for the operations in flight (orderly stop of the daemon)."""
@@ -225,13 +268,9 @@ class Pods:
         )
 
 
-def require_ready(state: State, id: str) -> Pod:
-    """The pod, if containers may be made in it. Raises NotFound or WrongState."""
-    pod = ids.resolve("pod", state.pods, id)
-    if pod.state is not PodState.READY:
-        why = pod.broken_reason or "it was stopped"
-        raise WrongState(f"pod {pod.id} is not ready: {why}")
-    return pod
+def _name(config: cri.PodSandboxConfig) -> str:
+    meta = config.metadata
+    return f"{meta.namespace}/{meta.name} (uid {meta.uid}, attempt {meta.attempt})"
 
 
 def port_mappings(config: cri.PodSandboxConfig) -> tuple[PortMapping, ...]:

@@ -69,13 +69,13 @@ class Recovery:
 
     async def run(self) -> None:
         """When this returns every record says the truth, but for clean-ups that go on in the background."""
-        await asyncio.gather(
-            *(self._isolated("pod", pod.id, self._pod(pod)) for pod in list(self._state.pods.values()))
-        )
         containers = list(self._state.containers.values())
+        pods = list(self._state.pods.values())
+        # containers first: the teardown of a pod waits for the ends of its containers, which must be watched by then
         await asyncio.gather(
             *(self._isolated("container", one.id, self._container(one)) for one in containers)
         )
+        await asyncio.gather(*(self._isolated("pod", pod.id, self._pod(pod)) for pod in pods))
         if self._state.pods or containers:
             log.info("took back %d pods and %d containers", len(self._state.pods), len(containers))
 
@@ -102,8 +102,13 @@ class Recovery:
         if decide_container(container, pod_known=container.pod_id in self._state.pods) is Verdict.TEAR_DOWN:
             await self._containers.teardown_leftover(container.id)
             return
-        if container.init is None or container.state is ContainerState.EXITED:
+        if container.init is None:
             return
-        if container.state is ContainerState.CREATED:
-            await self._containers.adopt_started(container)
-        self._exits.watch(container)
+        if container.state is ContainerState.EXITED:
+            self._tasks.start(f"free container {container.id}", self._exits.free(container))
+            return
+        try:
+            if container.state is ContainerState.CREATED:
+                await self._containers.adopt_started(container)
+        finally:
+            self._exits.watch(container)

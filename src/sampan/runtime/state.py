@@ -6,6 +6,7 @@ in the table. Records are frozen and tables hold only records, so reads take no 
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
@@ -61,7 +62,10 @@ class State:
 
     async def commit(self, *changes: Record | Gone) -> None:
         """Make the changes durable together, then visible. Not cut short by cancellation."""
-        await finish(self._commit(changes))
+        async with AsyncExitStack() as held:
+            for id in sorted(change.id for change in changes if isinstance(change, Gone)):
+                await held.enter_async_context(self._locks(id))  # an update under way must not bring it back
+            await finish(self._commit(changes))
 
     async def update_pod(self, id: str, change: Callable[[Pod], Pod]) -> Pod:
         """Apply a pure transition to the pod as it is now; NotFound if it is gone."""

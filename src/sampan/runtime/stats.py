@@ -6,12 +6,13 @@ A container that has no sample yet (it has just started) is read at once: one th
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from sampan.model.container import Container, ContainerState
 from sampan.runtime.machine import Machine
 from sampan.runtime.ports import CgroupUsage, Usage
-from sampan.runtime.state import Gone, Record, State
+from sampan.runtime.state import Gone, Record, State, now
 
 log = logging.getLogger("sampan.stats")
 PERIOD = 10.0  # seconds between sweeps, the kubelet's own housekeeping interval
@@ -26,6 +27,14 @@ class Sample:
     nano_cores: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """What a container had written when its writable layer was last walked, `at` ns since the epoch."""
+
+    usage: Usage
+    at: int
+
+
 class Stats:
     """The collector and its answers."""
 
@@ -33,41 +42,45 @@ class Stats:
         self._state = state
         self._machine = machine
         self._samples: dict[str, Sample] = {}
-        self._layers: dict[str, Usage] = {}
-        state.watch(self._forget)
+        self._layers: dict[str, Layer] = {}
+        self._fresh = asyncio.Event()  # a container has started that was never measured
+        state.watch(self._noticed)
 
     async def collect(self) -> None:
-        """Sweep for ever."""
-        since_layers = LAYER_PERIOD
+        """Sweep for ever: all of them from time to time, a new one at once."""
+        walked = 0.0
+        clock = asyncio.get_running_loop().time
         while True:
-            await asyncio.sleep(PERIOD)
-            since_layers += PERIOD
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PERIOD):
+                    await self._fresh.wait()
+            fresh = self._fresh.is_set()
+            self._fresh.clear()
             try:
-                await self._sweep(self._running())
-                if since_layers >= LAYER_PERIOD:
-                    since_layers = 0.0
-                    await self._walk()
+                if not fresh:
+                    await self._sweep(self._running())
+                whole = clock() - walked >= LAYER_PERIOD
+                await self._walk(whole)
+                walked = clock() if whole else walked
             except Exception:
                 log.exception("the stats sweep failed; trying again in %d s", PERIOD)
 
     async def of(self, containers: Sequence[Container]) -> dict[str, Sample]:
-        """The samples of those of the containers that run."""
+        """The samples of those of the containers that run; one without is read now, in one hop for all of them."""
         running = [container for container in containers if container.state is ContainerState.RUNNING]
         missing = [container for container in running if container.id not in self._samples]
         if missing:
             await self._sweep(missing)
         return {one.id: self._samples[one.id] for one in running if one.id in self._samples}
 
-    async def layer(self, container: Container) -> Usage:
-        """What the container has written to its own layer, as of the last walk."""
-        if container.id not in self._layers:
-            self._layers[container.id] = await self._machine.rootfs.usage(container.id)
-        return self._layers[container.id]
+    def layer(self, container: Container) -> Layer | None:
+        """What the container has written to its own layer, as of the last walk; None before the first."""
+        return self._layers.get(container.id)
 
     def written(self) -> Usage:
         """What all containers have written, as of the last walk."""
         layers = self._layers.values()
-        return Usage(sum(layer.bytes for layer in layers), sum(layer.inodes for layer in layers))
+        return Usage(sum(one.usage.bytes for one in layers), sum(one.usage.inodes for one in layers))
 
     def _running(self) -> list[Container]:
         return [one for one in self._state.containers.values() if one.state is ContainerState.RUNNING]
@@ -80,14 +93,19 @@ class Stats:
                     usage, _nano_cores(self._samples.get(container.id), usage)
                 )
 
-    async def _walk(self) -> None:
+    async def _walk(self, whole: bool) -> None:
         for container in self._running():
-            self._layers[container.id] = await self._machine.rootfs.usage(container.id)
+            if whole or container.id not in self._layers:
+                usage = await self._machine.rootfs.usage(container.id)
+                if container.id in self._state.containers:
+                    self._layers[container.id] = Layer(usage, now())
 
-    def _forget(self, change: Record | Gone) -> None:
+    def _noticed(self, change: Record | Gone) -> None:
         if isinstance(change, Gone) and change.kind == "container":
             self._samples.pop(change.id, None)
             self._layers.pop(change.id, None)
+        elif isinstance(change, Container) and change.state is ContainerState.RUNNING:
+            self._fresh.set()
 
 
 def _nano_cores(before: Sample | None, usage: CgroupUsage) -> int | None:

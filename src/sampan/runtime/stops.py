@@ -60,13 +60,13 @@ class Stops:
         current = self._state.containers.get(container.id)
         if current is None or current.state is ContainerState.EXITED:
             return
-        grace = self._graces.get(container.id)
-        if grace is not None:
-            grace.shorten(max(seconds, 0))
-        await self._joined.run(container.id, self._stop(container, max(seconds, 0)))
+        seconds = max(seconds, 0)
+        self._exits.watch(current)  # it is watched already, unless taking it back at boot failed
+        grace = self._graces.setdefault(container.id, _Grace(seconds))
+        grace.shorten(seconds)
+        await self._joined.run(container.id, self._stop(current, seconds, grace))
 
-    async def _stop(self, container: Container, seconds: int) -> None:
-        grace = self._graces[container.id] = _Grace(seconds)
+    async def _stop(self, container: Container, seconds: int, grace: _Grace) -> None:
         try:
             if seconds and container.state is ContainerState.RUNNING:
                 await self._ask(container, grace)

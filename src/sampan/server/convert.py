@@ -12,8 +12,7 @@ from sampan.model.container import Container, ContainerState
 from sampan.model.errors import Invalid
 from sampan.model.image import Image
 from sampan.model.pod import Pod, PodState
-from sampan.runtime.ports import Usage
-from sampan.runtime.stats import Sample
+from sampan.runtime.stats import Layer, Sample
 
 POD_STATES = {PodState.READY: cri.SANDBOX_READY, PodState.NOT_READY: cri.SANDBOX_NOTREADY}
 CONTAINER_STATES = {
@@ -183,7 +182,7 @@ def stats_match(container: Container, filter: cri.ContainerStatsFilter) -> bool:
 
 
 def container_stats(
-    container: Container, sample: Sample | None, layer: Usage, mountpoint: str
+    container: Container, sample: Sample | None, layer: Layer | None, mountpoint: str
 ) -> cri.ContainerStats:
     """CPU and memory from the sample, the writable layer from the last walk."""
     config = container.config
@@ -210,10 +209,11 @@ def container_stats(
     ):
         if value is not None:
             getattr(message, field).value = value
-    stats.writable_layer.timestamp = at
-    stats.writable_layer.fs_id.mountpoint = mountpoint
-    stats.writable_layer.used_bytes.value = layer.bytes
-    stats.writable_layer.inodes_used.value = layer.inodes
+    if layer is not None:
+        stats.writable_layer.timestamp = layer.at
+        stats.writable_layer.fs_id.mountpoint = mountpoint
+        stats.writable_layer.used_bytes.value = layer.usage.bytes
+        stats.writable_layer.inodes_used.value = layer.usage.inodes
     return stats
 
 

@@ -161,7 +161,7 @@ class RuntimeService(rpc.RuntimeServiceServicer):
         samples = await self._stats.of(containers)
         root = str(self._config.paths.root)
         return [
-            convert.container_stats(one, samples.get(one.id), await self._stats.layer(one), root)
+            convert.container_stats(one, samples.get(one.id), self._stats.layer(one), root)
             for one in containers
         ]
 

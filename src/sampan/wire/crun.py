@@ -8,12 +8,14 @@ import msgspec
 
 
 class Status(msgspec.Struct, frozen=True, rename="kebab"):
-    """ROOT/ID/status. `cgroup_path` is below each hierarchy's mount point, "" without a cgroup."""
+    """ROOT/ID/status. `cgroup_path` is below each hierarchy's mount point, "" without a cgroup; on v2 it is
+    one below that of the `scope` (a systemd unit's name, "" without systemd)."""
 
     pid: int
     process_start_time: int = 0
     cgroup_path: str = ""
     systemd_cgroup: bool = False
+    scope: str = ""
 
 
 class _Hooks(msgspec.Struct, frozen=True):
