@@ -197,3 +197,42 @@ async def test_an_end_that_cannot_be_recorded_at_once_is_recorded_later() -> Non
     system.journal.failing.append(OSError("no descriptors"))
     await system.containers.stop(id, 0)
     assert system.state.containers[id].exit_code == 137
+
+
+async def test_a_create_whose_undoing_failed_too_is_undone_by_its_retry() -> None:
+    system = wire()
+    pod = await system.pod()
+    system.world.fail("oci.create")
+    system.world.fail("rootfs.remove")
+    with pytest.raises(ToolFailed):
+        await system.container(pod)
+    id = await system.container(pod)
+    assert list(system.state.containers) == [id]
+    await system.containers.start(id)
+
+
+async def test_a_create_in_flight_is_joined_only_by_the_same_request() -> None:
+    system = wire()
+    pod = await system.pod()
+    go_on = system.world.hang("oci.create")
+    first = asyncio.ensure_future(system.container(pod))
+    await until(lambda: system.world.processes)
+    with pytest.raises(AlreadyExists, match="another configuration"):
+        await system.container(pod, working_dir="/x")
+    second = asyncio.ensure_future(system.container(pod))
+    await asyncio.sleep(0)
+    go_on.set()
+    assert await first == await second
+
+
+async def test_concurrent_creates_in_a_shared_pid_namespace_make_one_init_even_if_one_is_slow() -> None:
+    system = wire()
+    pod = await system.pod(pid=cri.POD)
+    system.world.sources["/slow"] = Source("/slow", True, "private")
+    go_on = system.world.hang("facts.sources")
+    mounts = [cri.Mount(host_path="/slow", container_path="/data")]
+    slow = asyncio.ensure_future(system.container(pod, "slow", pid=cri.POD, mounts=mounts))
+    await until(lambda: "facts.sources" in system.world.calls)
+    await system.container(pod, "quick", pid=cri.POD)
+    go_on.set()
+    assert await slow

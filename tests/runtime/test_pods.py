@@ -254,3 +254,25 @@ async def test_reads_do_not_wait_for_a_stuck_teardown() -> None:
     assert system.state.pods[id].state is PodState.NOT_READY  # a plain lookup: nothing to wait for
     go_on.set()
     await stop
+
+
+async def test_a_run_in_flight_is_joined_only_by_the_same_request() -> None:
+    system = wire()
+    go_on = system.world.hang("network.attach")
+    first = asyncio.ensure_future(system.pod())
+    await until(lambda: system.world.attachments)
+    with pytest.raises(AlreadyExists, match="another configuration"):
+        await system.pod(labels={"a": "b"})
+    go_on.set()
+    await first
+
+
+async def test_the_retry_of_a_run_whose_undoing_failed_undoes_it_and_runs() -> None:
+    system = wire()
+    system.world.fail("network.attach")
+    system.world.fail("network.detach")
+    with pytest.raises(ToolFailed):
+        await system.pod()
+    id = await system.pod()
+    assert list(system.state.pods) == [id] and system.state.pods[id].state is PodState.READY
+    assert list(system.world.sandboxes) == [id]

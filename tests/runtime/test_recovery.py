@@ -163,3 +163,35 @@ async def test_one_record_that_cannot_be_taken_back_does_not_stop_the_rest() -> 
     assert again.state.pods[second].state is PodState.READY
     await again.pods.stop(first)  # the next call tries again
     assert again.state.pods[first].stopped_at
+
+
+async def test_a_stop_cut_short_before_the_kill_is_finished() -> None:
+    system = wire()
+    pod = await system.pod()
+    id = await system.started(pod)
+    await system.tasks.stop()
+    await system.state.update_pod(pod, lambda now_: pod_changes.stopping(now_, 5))
+    again = await restarted(system)
+    await until(lambda: again.state.pods[pod].stopped_at)
+    assert again.state.containers[id].exit_code == 137
+
+
+async def test_what_an_ended_container_left_is_freed() -> None:
+    system = wire()
+    id = await system.started(await system.pod())
+    await system.tasks.stop()
+    await system.state.update_container(id, lambda now_: container_changes.finished(now_, at=9, code=0))
+    again = await restarted(system)
+    await until(lambda: id not in again.world.processes)
+
+
+async def test_a_pod_init_that_was_never_recorded_is_made_anew() -> None:
+    system = wire()
+    pod = await system.pod(pid=cri.POD)
+    system.world.hang("oci.start")
+    create = asyncio.ensure_future(system.container(pod, pid=cri.POD))
+    await until(lambda: "oci.start" in system.world.calls)
+    again = wire(system.world, system.journal)
+    await again.recovery.run()
+    assert await again.containers.create(pod, container_config("other", pid=cri.POD))
+    create.cancel()

@@ -52,3 +52,16 @@ async def test_a_cancelled_commit_is_whole() -> None:
     with pytest.raises(asyncio.CancelledError):
         await commit
     assert (("pod", POD.id) in journal.rows) and POD.id in state.pods
+
+
+async def test_an_update_under_way_does_not_bring_a_removed_record_back() -> None:
+    journal = FakeJournal()
+    state = State(journal)
+    await state.commit(CONTAINER)
+    found = await asyncio.gather(
+        state.commit(Gone("container", CONTAINER.id)),
+        state.update_container(CONTAINER.id, lambda one: changes.finished(one, at=9, code=4)),
+        return_exceptions=True,
+    )
+    assert isinstance(found[1], NotFound)
+    assert not state.containers and not journal.rows

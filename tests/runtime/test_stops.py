@@ -64,3 +64,12 @@ async def test_stopping_what_is_not_there_or_has_ended_is_fine() -> None:
     await system.containers.stop(id, -5)
     await system.containers.stop(id, 10)
     await system.containers.stop("nothing", 10)
+
+
+async def test_a_shorter_stop_in_the_same_turn_wins() -> None:
+    system = wire()
+    system.world.ignores_term = True
+    id = await system.started(await system.pod())
+    begin = asyncio.get_running_loop().time()
+    await asyncio.gather(system.containers.stop(id, 3600), system.containers.stop(id, 0))
+    assert asyncio.get_running_loop().time() - begin < 60

@@ -9,6 +9,7 @@ cgroup-v1/cpusets.rst. Names: `wire.cgroup_paths`.
 
 import errno
 import os
+import stat
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,6 +22,7 @@ from sampan.wire import cgroup_paths, cgroupfs, mountinfo
 from sampan.wire.cgroup_paths import Layout
 
 MARK = "trusted.sampan"
+_UNMARKED = 0o1755  # of a group that we made and did not come to mark; the sticky bit means nothing else here
 _CRUN_GROUP = "container"  # crun(1), run.oci.systemd.subgroup
 _LIMITS_V1 = {
     "memory": ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes"),
@@ -135,8 +137,9 @@ class HostCgroups:
                     _enable_controllers(above)
                 step_now("cgroup.make", str(group))
                 with suppress(FileExistsError):  # by somebody else in this very moment: theirs
-                    group.mkdir(mode=0o755)
+                    group.mkdir(mode=_UNMARKED)  # atomically: we may be killed before it has its mark
                     os.setxattr(group, MARK, b"1")
+                    group.chmod(0o755)
                     made = True
                 if hierarchy == self.layout.v1.get("cpuset"):
                     _inherit_cpuset(above, group)
@@ -239,9 +242,10 @@ def _remove_ours(group: Path) -> bool:
     except FileNotFoundError:
         return True
     except OSError as error:
-        if error.errno == errno.ENODATA:
+        if error.errno != errno.ENODATA:
+            raise
+        if not group.stat().st_mode & stat.S_ISVTX:
             return False  # somebody else's
-        raise
     step_now("cgroup.remove", str(group))
     try:
         group.rmdir()
