@@ -5,7 +5,8 @@ that fails has often done half of its work. `tests/contracts/` holds the fakes t
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,10 @@ class FakeFacts:
 
     async def device_nodes(self, paths: Iterable[str]) -> dict[str, tuple[DeviceNode, ...]]:
         return {}
+
+    @asynccontextmanager
+    async def pid_namespace(self, process: ProcessRef) -> AsyncIterator[str]:
+        yield f"/proc/{process.pid}/ns/pid"
 
     async def host_file(self, path: str) -> bytes:
         return self._world.files.get(path, b"")

@@ -201,7 +201,7 @@ async def test_a_group_that_we_were_killed_over_is_known_as_ours_before_it_has_i
     machine: HostCgroups, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as killed:
-        killed.setattr(cgroups.os, "setxattr", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        killed.setattr(os, "setxattr", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             machine._make(PARENT.lstrip("/"))
     assert groups(machine, TOP)

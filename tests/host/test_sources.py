@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from sampan.host import mounts, sources, syscalls
+from sampan.host.processes import find
 from sampan.host.sources import HostFacts
-from sampan.model.errors import Invalid
+from sampan.model.errors import Invalid, WrongState
+from sampan.model.process import ProcessRef
 
 
 @pytest.fixture
@@ -132,3 +134,14 @@ async def test_disk_usage_counts_what_was_written(mounted: Path) -> None:
     assert before.available - after.available == 256 << 10
     assert after.inodes_used - before.inodes_used == 1
     assert after.inodes > after.inodes_used
+
+
+async def test_a_pid_namespace_is_held_and_a_number_used_again_is_not_taken_for_the_process() -> None:
+    facts, me = HostFacts(), find(os.getpid())
+    assert me is not None
+    async with facts.pid_namespace(me) as path:
+        assert Path(path).stat().st_ino == Path("/proc/self/ns/pid").stat().st_ino
+    for gone in (ProcessRef(me.pid, me.start + 1), ProcessRef(2**22 + 1, 1)):
+        with pytest.raises(WrongState, match="gone"):
+            async with facts.pid_namespace(gone):
+                pass

@@ -1,4 +1,3 @@
-# ruff: noqa: ASYNC240 - a few small files, and nothing else on the loop
 """Damage is never fatal: what can be proven intact is kept, the rest is set aside and named."""
 
 import os

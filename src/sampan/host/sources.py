@@ -7,13 +7,16 @@ bounds its wait.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from sampan.host.devices import device_nodes
+from sampan.host.processes import find
 from sampan.host.threads import in_own_thread, in_thread
-from sampan.model.errors import Invalid
+from sampan.model.errors import Invalid, WrongState
+from sampan.model.process import ProcessRef
 from sampan.spec.facts import DeviceNode, Source
 from sampan.wire import mountinfo
 
@@ -30,6 +33,22 @@ class HostFacts:
     async def device_nodes(self, paths: Iterable[str]) -> dict[str, tuple[DeviceNode, ...]]:
         """Devices by the path asked for; paths that are none are left out."""
         return await device_nodes(paths)
+
+    @asynccontextmanager
+    async def pid_namespace(self, process: ProcessRef) -> AsyncIterator[str]:
+        """A path of the process's PID namespace, held open by us. Raises WrongState if it is gone."""
+        try:
+            file = os.open(f"/proc/{process.pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise WrongState(f"process {process.pid}, whose PID namespace is to be shared, is gone") from None
+        try:
+            if (
+                find(process.pid) != process
+            ):  # looked at after opening: now the descriptor is the right one for good
+                raise WrongState(f"process {process.pid}, whose PID namespace is to be shared, is gone")
+            yield f"/proc/{os.getpid()}/fd/{file}"
+        finally:
+            os.close(file)
 
     async def host_file(self, path: str) -> bytes:
         """A small file of the host; b"" if absent. Raises Invalid if it is larger than 1 MiB."""

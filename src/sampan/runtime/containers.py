@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,12 @@ from sampan.model.container import Container, ContainerState
 from sampan.model.errors import AlreadyExists, NotFound, SampanError, WrongState
 from sampan.model.image import Image
 from sampan.model.pod import Pod, PodState
+from sampan.model.process import ProcessRef
 from sampan.runtime.exits import Exits
 from sampan.runtime.images import Images
 from sampan.runtime.machine import Machine
 from sampan.runtime.pod_init import PodInit, pod_facts
-from sampan.runtime.ports import Launch
+from sampan.runtime.ports import Launch, Launched
 from sampan.runtime.seccomp_filters import SeccompFilters
 from sampan.runtime.state import Gone, State, now
 from sampan.runtime.stops import Stops
@@ -130,13 +133,16 @@ class Containers:
 
     async def _make(self, pod: Pod, container: Container, image: Image) -> Container:
         self._tasks.start("expect a move", self._machine.cgroups.expect_move())
-        facts = await self._facts(pod, container, image)
-        spec = container_spec.build(facts)
-        bundle = await self._machine.bundles.write(container.id, spec)
+        async with self._joined_pids(pod, container) as pid_namespace:
+            facts = await self._facts(pod, container, image, pid_namespace)
+            launched = await self._launch(pod, container, container_spec.build(facts))
+        return transitions.created(container, launched.init, launched.monitor, facts.user)
+
+    async def _launch(self, pod: Pod, container: Container, spec: dict[str, Any]) -> Launched:
         handler = self._config.handlers[container.handler]
         launch = Launch(
             id=container.id,
-            bundle=bundle,
+            bundle=await self._machine.bundles.write(container.id, spec),
             handler=handler,
             log=await self._log(pod, container),
             terminal=container.config.tty,
@@ -146,14 +152,16 @@ class Containers:
         await step("container.launch", container.id)
         launched = await self._machine.oci.create(launch)
         await self._filters.learn(handler, container.id, spec)
-        return transitions.created(container, launched.init, launched.monitor, facts.user)
+        return launched
 
     async def _log(self, pod: Pod, container: Container) -> Path | None:
         if not container.log_path:
             return None
         return await self._machine.bundles.make_log(pod.config.log_directory, container.log_path)
 
-    async def _facts(self, pod: Pod, container: Container, image: Image) -> ContainerFacts:
+    async def _facts(
+        self, pod: Pod, container: Container, image: Image, pid_namespace: str
+    ) -> ContainerFacts:
         config = container.config
         context = config.linux.security_context
         root = await self._machine.rootfs.prepare(container.id, image.layers)
@@ -161,19 +169,16 @@ class Containers:
             await self._machine.rootfs.read(root, f"/etc/{name}", passwd.LIMIT) for name in USER_FILES
         ]
         looked = await self._look(config)
-        shares_pid = namespaces.shares_pid(
-            context.namespace_options, pod.config.linux.security_context.namespace_options
-        )
         return ContainerFacts(
             id=container.id,
             config=config,
             image=image.config,
-            pod=pod_facts(pod, self._config.paths, await self._init.namespace(pod) if shares_pid else ""),
+            pod=pod_facts(pod, self._config.paths, pid_namespace),
             host=self._machine.host,
             user=passwd.resolve(image.config.user, context, *databases),
             rootfs=str(root),
             cgroups_path=container.cgroup,
-            target_pid_namespace=self._target(pod, context.namespace_options),
+            target_pid_namespace=pid_namespace,
             sources=looked[0],
             device_nodes=looked[1],
             seccomp_localhost=looked[2],
@@ -194,16 +199,28 @@ class Containers:
                 await self._machine.bundles.read_profile(profile) if profile else b"",
             )
 
-    def _target(self, pod: Pod, options: cri.NamespaceOption) -> str:
-        """The PID namespace of the running container of this pod that `target_id` names."""
-        if options.pid != cri.TARGET:
-            return ""
+    @asynccontextmanager
+    async def _joined_pids(self, pod: Pod, container: Container) -> AsyncIterator[str]:
+        """The PID namespace that the container joins, held while it is created; "" if it joins none."""
+        options = container.config.linux.security_context.namespace_options
+        if options.pid == cri.TARGET:
+            owner = self._target(pod, options)
+        elif namespaces.shares_pid(options, pod.config.linux.security_context.namespace_options):
+            owner = await self._init.process(pod)
+        else:
+            yield ""
+            return
+        async with self._machine.facts.pid_namespace(owner) as path:
+            yield path
+
+    def _target(self, pod: Pod, options: cri.NamespaceOption) -> ProcessRef:
+        """The first process of the running container of this pod that `target_id` names."""
         target = ids.resolve("container", self._state.containers, options.target_id)
         if target.pod_id != pod.id:
             raise WrongState(f"target container {target.id} is in another pod than {pod.id}")
         transitions.require(target, "share the PID namespace of", ContainerState.RUNNING)
         assert target.init is not None
-        return f"/proc/{target.init.pid}/ns/pid"
+        return target.init
 
     # --- start ------------------------------------------------------------------------------------------------
 

@@ -28,13 +28,13 @@ class PodInit:
         self._tasks = tasks
         self._joined = Joined()
 
-    async def namespace(self, pod: Pod) -> str:
-        """The path of the pod's shared PID namespace; its init is made if it is not there yet."""
+    async def process(self, pod: Pod) -> ProcessRef:
+        """The init of the pod's shared PID namespace; it is made if it is not there yet."""
         pod = self._state.pods[pod.id]  # as it is now: another create may have made the init meanwhile
         if pod.init is None:
             pod = await self._joined.run(pod.id, self._make(pod))
         assert pod.init is not None
-        return f"/proc/{pod.init.pid}/ns/pid"
+        return pod.init
 
     async def _make(self, pod: Pod) -> Pod:
         await step("pod.init", pod.id)

@@ -131,6 +131,10 @@ class Facts(Protocol):
     async def device_nodes(self, paths: Iterable[str]) -> dict[str, tuple[DeviceNode, ...]]:
         """Device files by the path asked for; those that are none are left out."""
 
+    def pid_namespace(self, process: ProcessRef) -> AbstractAsyncContextManager[str]:
+        """A path of this process's PID namespace that means no other while the block runs, not even when the process
+        ends and its number is used again. WrongState if it is gone."""
+
     async def host_file(self, path: str) -> bytes:
         """A small file of the host (/etc/resolv.conf, /etc/hosts); b"" if absent."""
 

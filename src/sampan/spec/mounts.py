@@ -50,7 +50,7 @@ def check(config: cri.ContainerConfig, host: Host) -> None:
         if target in seen:
             raise Invalid(f"{field}.container_path {text.shown(target)} is mounted twice")
         seen.add(target)
-        _source_path(mount, field)
+        _source_path(mount, field, host)
         _options(mount, field, host)
 
 
@@ -169,7 +169,7 @@ def _target(mount: cri.Mount, field: str, privileged: bool) -> str:
     return target
 
 
-def _source_path(mount: cri.Mount, field: str) -> None:
+def _source_path(mount: cri.Mount, field: str, host: Host) -> None:
     if mount.image.image:
         raise Invalid(
             f"{field}.image: image volumes are not available yet ({text.shown(mount.container_path)})"
@@ -181,6 +181,10 @@ def _source_path(mount: cri.Mount, field: str) -> None:
     text.path(mount.host_path, f"{field}.host_path")
     if mount.uidMappings or mount.gidMappings:
         raise Invalid(f"{field}: id-mapped mounts (uidMappings, gidMappings) are not available yet")
+    if (
+        mount.selinux_relabel and host.selinux
+    ):  # without SELinux there is nothing to relabel, and it is ignored
+        raise Invalid(f"{field}.selinux_relabel: relabelling volumes is not available yet")
 
 
 def _options(mount: cri.Mount, field: str, host: Host) -> list[str]:
