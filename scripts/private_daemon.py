@@ -309,7 +309,8 @@ def main() -> None:
     """`make run`: a daemon in the foreground, debug log on the terminal, until ^C."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with private_daemon(Network("sampan-run0", "10.78.0.0/16"), level="debug", log=2) as daemon:
-        print(f"listening; try: .venv/bin/sampan --endpoint {daemon.endpoint} doctor", flush=True)
+        print(f"sampand is ready. In another shell:\n\n  export SAMPAN_ENDPOINT={daemon.endpoint}", flush=True)
+        print("  .venv/bin/sampan info\n\n^C ends it, and removes its pods.", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             assert daemon.process is not None
             daemon.process.wait()
