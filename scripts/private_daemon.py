@@ -23,7 +23,7 @@ import grpc
 from sampan.api import cri_pb2 as pb
 from sampan.api import cri_pb2_grpc as rpc
 
-START_SECONDS = 20
+START_SECONDS = 60
 STOP_SECONDS = 20
 
 
