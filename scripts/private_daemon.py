@@ -24,6 +24,7 @@ from sampan.api import cri_pb2 as pb
 from sampan.api import cri_pb2_grpc as rpc
 
 START_SECONDS = 60
+ENDING = (signal.SIGINT, signal.SIGTERM)
 STOP_SECONDS = 20
 
 
@@ -215,8 +216,12 @@ def private_daemon(
     log: int | None = None,
 ) -> Iterator[Daemon]:
     """A daemon for the length of a `with`; then its pods, itself, its bridge and its directory go."""
+    signal.pthread_sigmask(
+        signal.SIG_BLOCK, ENDING
+    )  # no ^C between making the directory and owing its removal
     daemon = Daemon(Path(tempfile.mkdtemp(prefix="sampan-")), network)
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
         write_config(daemon, certs, level, nri)
         start(daemon, log)
         yield daemon
@@ -297,7 +302,7 @@ def processes_of(directory: Path) -> list[int]:
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
     """A second ^C must not cut the clean-up short."""
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in ENDING}
     try:
         yield
     finally:
@@ -308,8 +313,13 @@ def uninterrupted() -> Iterator[None]:
 def main() -> None:
     """`make run`: a daemon in the foreground, debug log on the terminal, until ^C."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with private_daemon(Network("sampan-run0", "10.78.0.0/16"), level="debug", log=2) as daemon:
-        print(f"sampand is ready. In another shell:\n\n  export SAMPAN_ENDPOINT={daemon.endpoint}", flush=True)
+    own = os.getpid() % 200  # two of these may run side by side
+    network = Network(f"sampan-run{own}", f"10.78.{own}.0/24")
+    certs = [Path("/etc/sampan/certs.d"), Path("/etc/containerd/certs.d")]
+    with private_daemon(network, certs=certs, level="debug", log=2) as daemon:
+        print(
+            f"sampand is ready. In another shell:\n\n  export SAMPAN_ENDPOINT={daemon.endpoint}", flush=True
+        )
         print("  .venv/bin/sampan info\n\n^C ends it, and removes its pods.", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             assert daemon.process is not None

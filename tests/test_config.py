@@ -266,3 +266,9 @@ def test_what_is_not_toml_is_said_with_the_file(tmp_path: Path, content: bytes) 
 def test_a_file_that_is_not_there_is_said_with_its_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigInvalid, match="cannot be read: No such file or directory"):
         load(tmp_path / "config.toml")
+
+
+def test_a_key_that_this_version_does_nothing_about_is_told() -> None:
+    assert config.without_effect(load(None)) == []
+    assert config.without_effect(loads('[metrics]\nlisten = "127.0.0.1:9464"\n')) == ["metrics"]
+    assert config.without_effect(loads("[images]\nkeep_blobs = true\n")) == ["images.keep_blobs"]

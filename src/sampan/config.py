@@ -8,6 +8,7 @@ machine.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 import msgspec
@@ -122,7 +123,8 @@ class Images:
     keep_blobs: bool = key(
         False,
         settings.flag,
-        "Keep the compressed layers after they are unpacked; only exporting images needs them.",
+        "Keep the compressed layers after they are unpacked; only exporting images needs them.\n"
+        "Not in this version: they are dropped.",
     )
     pull_progress_timeout: float = key(
         "5m", settings.duration, 'A pull that receives nothing for this long is given up; "0" waits for ever.'
@@ -155,7 +157,8 @@ class Cni:
     conf_template: str = key(
         "",
         settings.optional_path,
-        "A file from which conf_dir's file is written once the node's pod CIDR is known; none if empty.",
+        "A file from which conf_dir's file is written once the node's pod CIDR is known; none if empty.\n"
+        "Not in this version.",
     )
 
 
@@ -227,9 +230,9 @@ class Config:
     images: Images = section(Images, "What becomes of images.")
     cni: Cni = section(Cni, "The pod network.")
     runtime: Runtime = section(Runtime, "What runs containers.")
-    streaming: Streaming = section(Streaming, "Sessions: exec, attach, port-forward.")
-    nri: Nri = section(Nri, "Node Resource Interface.")
-    metrics: Metrics = section(Metrics, "Metrics for Prometheus.")
+    streaming: Streaming = section(Streaming, "Sessions: exec, attach, port-forward. Not in this version.")
+    nri: Nri = section(Nri, "Node Resource Interface. Not in this version.")
+    metrics: Metrics = section(Metrics, "Metrics for Prometheus. Not in this version.")
 
     @property
     def paths(self) -> Paths:
@@ -298,6 +301,15 @@ def _checked(source: str, table: dict[str, object]) -> Config:
     if problems:
         raise ConfigInvalid(source, problems)
     return config
+
+
+NOT_YET = ("images.keep_blobs", "cni.conf_template", "streaming", "nri", "metrics")
+
+
+def without_effect(config: Config) -> list[str]:
+    """The keys that are set and that this version does nothing about."""
+    default = Config()
+    return [name for name in NOT_YET if attrgetter(name)(config) != attrgetter(name)(default)]
 
 
 def default_toml() -> str:

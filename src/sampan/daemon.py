@@ -179,6 +179,8 @@ async def run(config: Config) -> None:
     asyncio.get_running_loop().add_signal_handler(
         signal.SIGHUP, log.warning, "SIGHUP: there is nothing to reload"
     )
+    for name in configuration.without_effect(config):
+        log.warning("%s is set in the configuration, and this version does nothing about it", name)
     daemon = await build(config)
     await daemon.images.start()
     await daemon.recovery.run()

@@ -140,3 +140,10 @@ def test_names_that_are_none(text: str) -> None:
 )
 def test_made_up_names_are_names(image: str, name: str) -> None:
     assert arguments.name(arguments.name_from(image, "x1")) == name
+
+
+@pytest.mark.parametrize(
+    ("given", "words"), [((), ()), (("--", "sh", "--"), ("sh", "--")), (("sh", "-c", "x"), ("sh", "-c", "x"))]
+)
+def test_a_command_may_follow_two_dashes(given: tuple[str, ...], words: tuple[str, ...]) -> None:
+    assert arguments.words(given) == words

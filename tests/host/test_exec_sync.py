@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sampan.host import process
+from sampan.host import exec_sync, process
 from sampan.host.processes import send
 from sampan.model.errors import ToolFailed
 from sampan.runtime.ports import ExecResult
@@ -127,8 +127,54 @@ async def test_a_flood_is_capped_and_drained(lab: Lab, box: str) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     script = "head -c 60000000 /dev/zero; head -c 60000000 /dev/zero >&2; exit 5"
     result = await execute(lab, box, "sh", "-c", script)
-    assert (result.code, len(result.stdout), len(result.stderr)) == (5, 16 * MIB, 16 * MIB)
+    assert (result.code, len(result.stdout) + len(result.stderr)) == (5, 15 * MIB)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 120 * 1024
+
+
+async def test_what_both_outputs_say_fits_a_response(lab: Lab, box: str) -> None:
+    """The kubelet's gRPC client takes no more than 16 MiB."""
+    script = "head -c 10000000 /dev/zero; head -c 10000000 /dev/zero >&2"
+    result = await execute(lab, box, "sh", "-c", script)
+    assert (len(result.stdout), len(result.stderr)) == (10_000_000, 15 * MIB - 10_000_000)
+
+
+async def test_a_flood_of_many_commands_is_capped_too(
+    lab: Lab, box: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = process.Budget(2 * MIB)
+    monkeypatch.setattr(exec_sync, "_shared", shared)
+    script = "head -c 5000000 /dev/zero"
+    results = await asyncio.gather(*(execute(lab, box, "sh", "-c", script) for _ in range(4)))
+    sizes = [len(result.stdout) for result in results]
+    assert min(sizes) >= exec_sync._OWN  # nobody is silenced by the others
+    assert sum(sizes) <= 4 * (2 * MIB + exec_sync._OWN)
+    assert max(sizes) <= 2 * MIB + exec_sync._OWN
+    assert shared.left == 2 * MIB  # given back
+
+
+async def test_what_a_command_borrowed_is_given_back_when_it_fails() -> None:
+    shared = exec_sync._shared.left
+    flood = ["sh", "-c", "head -c 3000000 /dev/zero; sleep 1000"]
+    with pytest.raises(TimeoutError):
+        await exec_sync.exec_sync(flood, {"args": flood}, 0.5)
+    assert exec_sync._shared.left == shared
+
+
+def test_a_share_gives_its_own_bytes_first_and_never_more_than_a_response(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shared = process.Budget(100 * MIB)
+    monkeypatch.setattr(exec_sync, "_shared", shared)
+    share = exec_sync._Share()
+    assert share.draw(exec_sync._OWN) == exec_sync._OWN
+    assert shared.left == 100 * MIB
+    assert exec_sync._OWN + share.draw(20 * MIB) == 15 * MIB
+    assert share.draw(1) == 0
+    shared.left = 10
+    other = exec_sync._Share()
+    assert other.draw(MIB) == exec_sync._OWN + 10
+    share.close()
+    assert other.draw(MIB) == MIB
 
 
 async def test_an_endless_flood_ends_with_its_time(lab: Lab, box: str) -> None:

@@ -1,6 +1,7 @@
 """Tests of host.oci: real crun, real conmon, busybox."""
 
 import asyncio
+import dataclasses
 import hashlib
 import os
 import shutil
@@ -11,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from sampan.host import cgroups, monitor, processes
+from sampan.config import Handler
+from sampan.host import cgroups, monitor, oci, processes
 from sampan.host.processes import alive, find
-from sampan.model.errors import Invalid, NotFound, ToolFailed
+from sampan.model.errors import Invalid, NotFound, ToolFailed, Unavailable
 from sampan.model.process import ProcessRef
 from sampan.runtime.ports import Exit, Launched
 from sampan.wire import crilog
@@ -261,6 +263,53 @@ async def test_creation_that_is_cancelled_leaves_nothing(lab: Lab) -> None:
             assert lab.leftovers() == []
         else:
             await lab.oci.delete(lab.handler, launch.id)
+
+
+def hanging(lab: Lab, verb: str, directory: Path) -> Handler:
+    """A runtime that does all but `verb`, at which it hangs for ever, and a child of it too."""
+    program = directory / "hangs"
+    program.write_text(
+        f'#!/bin/sh\ncase " $* " in *" {verb} "*) sleep 1004 & sleep 1005;; esac\nexec crun "$@"\n'
+    )
+    program.chmod(0o755)
+    return dataclasses.replace(lab.handler, path=str(program))
+
+
+async def test_creation_that_hangs_has_an_end_and_leaves_nothing(
+    lab: Lab, short_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(monitor, "LAUNCH_SECONDS", 0.4)
+    handler = hanging(lab, "create", short_tmp)
+    launch = dataclasses.replace(lab.launch("true"), handler=handler)
+    with pytest.raises(Unavailable, match=rf"{launch.id}: .*hangs create .*within 0.4 s"):
+        await lab.oci.create(launch)
+    assert lab.leftovers() == []
+
+
+async def test_a_start_that_hangs_has_an_end(
+    lab: Lab, short_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(oci, "TOOL_SECONDS", 0.4)
+    hook = {"path": "/bin/true", "args": ["true"]}  # with one, starting is the runtime's
+    launch = lab.launch("sleep", "1000", config={"hooks": {"poststart": [hook]}})
+    await lab.oci.create(launch)
+    with pytest.raises(Unavailable, match=rf"{launch.id}: .*hangs start .*within 0.4 s"):
+        await lab.oci.start(hanging(lab, "start", short_tmp), launch.id)
+    assert not [words for _, words in lab.processes() if "hangs" in words]
+    await lab.oci.start(lab.handler, launch.id)
+    assert await lab.oci.running(launch.id)
+
+
+async def test_a_deletion_that_hangs_has_an_end_and_can_be_repeated(
+    lab: Lab, short_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(oci, "TOOL_SECONDS", 0.4)
+    hook = {"path": "/bin/true", "args": ["true"]}
+    launch, _ = await lab.run("sleep", "1000", config={"hooks": {"poststop": [hook]}})
+    with pytest.raises(Unavailable, match=rf"{launch.id}: .*hangs delete .*within 0.4 s"):
+        await lab.oci.delete(hanging(lab, "delete", short_tmp), launch.id)
+    await lab.oci.delete(lab.handler, launch.id)
+    assert lab.leftovers() == []
 
 
 async def test_starting_twice_or_after_the_end_is_an_error(lab: Lab) -> None:

@@ -1,10 +1,13 @@
 """Tests of host.processes: real processes."""
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
 from pathlib import Path
+
+import pytest
 
 from sampan.host import processes
 from sampan.host.process import spawn
@@ -65,6 +68,62 @@ async def test_a_thread_is_no_process() -> None:
     thread = await in_own_thread(lambda: int(Path("/proc/thread-self").readlink().name))
     assert thread != os.getpid()
     assert not await send(ProcessRef(thread, 1), 0)
+
+
+def broken(error: int) -> object:
+    def fail(*_: object) -> int:
+        raise OSError(error, os.strerror(error))
+
+    return fail
+
+
+WANTS = [errno.EMFILE, errno.ENFILE, errno.ENOMEM]
+
+
+@pytest.mark.parametrize("error", WANTS)
+@pytest.mark.parametrize("call", ["pidfd_open", "open"])
+async def test_a_want_of_descriptors_is_not_the_end_of_a_process(
+    monkeypatch: pytest.MonkeyPatch, error: int, call: str
+) -> None:
+    async with spawn(["sleep", "1000"]) as child:
+        process = find(child.pid)
+        assert process is not None
+        before = sorted(os.listdir("/proc/self/fd"))  # noqa: PTH208
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, broken(error))
+            for ask in (gone(process), send(process, 0), *([alive(process)] if call == "open" else [])):
+                with pytest.raises(OSError, match=os.strerror(error)):
+                    await ask
+        assert sorted(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+        assert await alive(process)
+
+
+@pytest.mark.parametrize("error", [errno.ENOENT, errno.ESRCH, errno.EINVAL])
+async def test_only_no_such_process_is_the_end_of_one(monkeypatch: pytest.MonkeyPatch, error: int) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pidfd_open", broken(error))
+        assert not await send(ProcessRef(1, 1), 0)
+        await gone(ProcessRef(1, 1))
+
+
+async def test_a_family_is_killed_although_descriptors_were_out_for_a_moment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with spawn(["sh", "-c", "sleep 1003; :"]) as child:
+        root = find(child.pid)
+        assert root is not None
+        members = await _members(root, 2)
+        whole, failures = os.pidfd_open, [errno.EMFILE] * 3
+
+        def scarce(pid: int) -> int:
+            if failures:
+                raise OSError(failures.pop(), "none left")
+            return whole(pid)
+
+        monkeypatch.setattr(os, "pidfd_open", scarce)
+        await kill_family(root)
+        assert not failures
+        assert not any([await alive(member) for member in members])
 
 
 async def test_a_family_is_killed_with_its_orphans() -> None:

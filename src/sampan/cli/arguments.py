@@ -25,6 +25,11 @@ _PROPAGATION = {
 _LARGEST_ID = 2**31 - 1
 
 
+def words(given: tuple[str, ...]) -> tuple[str, ...]:
+    """A command without the `--` that people set before it, as for kubectl exec."""
+    return given[1:] if given[:1] == ("--",) else given
+
+
 def port(text: str) -> cri.PortMapping:
     """[IP:]HOST:CONTAINER[/tcp|udp|sctp]; IPv6 addresses in brackets."""
     found = _PORT.fullmatch(text)

@@ -6,7 +6,7 @@ import sys
 import click
 
 from sampan.api import cri_pb2 as cri
-from sampan.cli import naming
+from sampan.cli import arguments, naming
 from sampan.cli.invocation import Failed, Invocation
 
 NOT_AVAILABLE = 125
@@ -16,8 +16,8 @@ _GRACE = 10.0  # seconds that the daemon has, beyond the command's own time, to 
 @click.command("exec", context_settings={"allow_interspersed_args": False})
 @click.argument("word", metavar="CONTAINER")
 @click.argument("command", nargs=-1, required=True)
-@click.option("-i", "--interactive", is_flag=True, help="Pass standard input on.")
-@click.option("-t", "--tty", is_flag=True, help="Give it a terminal.")
+@click.option("-i", "--interactive", is_flag=True, help="Pass standard input on (not in this version).")
+@click.option("-t", "--tty", is_flag=True, help="Give it a terminal (not in this version).")
 @click.pass_obj
 def exec_command(
     invocation: Invocation, word: str, command: tuple[str, ...], interactive: bool, tty: bool
@@ -31,7 +31,7 @@ def exec_command(
     if interactive or tty:
         return session(container, command, tty)
     request = cri.ExecSyncRequest(
-        container_id=container.id, cmd=command, timeout=math.ceil(invocation.seconds)
+        container_id=container.id, cmd=arguments.words(command), timeout=math.ceil(invocation.seconds)
     )
     deadline = request.timeout + _GRACE if request.timeout else 0.0
     answer = client.call(client.runtime.ExecSync, request, seconds=deadline)

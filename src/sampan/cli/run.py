@@ -117,7 +117,7 @@ def run_command(
     Ends with the container's exit code. ^C stops the container, a second ^C kills it. What has ended stays
     listed, with its log, until `sampan rm`; --rm removes it at once.
     """
-    wish = Wish(image=image, command=command, **options)
+    wish = Wish(image=image, command=arguments.words(command), **options)
     if interactive or tty:
         raise Failed("an interactive run (-i, -t) is not available in this version", NOT_AVAILABLE)
     if wish.detach and wish.remove:

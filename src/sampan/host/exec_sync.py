@@ -8,12 +8,12 @@ not run it.
 import asyncio
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import msgspec
 
-from sampan.host.process import Child, spawn
+from sampan.host.process import Budget, Child, spawn
 from sampan.host.processes import find, kill_family
 from sampan.model.errors import ToolFailed
 from sampan.runtime.ports import ExecResult
@@ -21,7 +21,30 @@ from sampan.tasks import finish
 from sampan.wire import crun
 
 _LOG_LIMIT = 64 << 10
+OUTPUT_LIMIT = 15 << 20  # bytes of both outputs: the kubelet refuses a response of more than 16 MiB
+_OWN = 256 << 10  # of it, what a command may always say, however much others say at the same time
+_shared = Budget(96 << 20)  # what all running commands together may say beyond that
 PROCESS, LOG = "/proc/self/fd/3", "/proc/self/fd/4"
+
+
+class _Share(Budget):
+    """One command's budget: its own bytes first, then from what all share, given back at `close`."""
+
+    def __init__(self) -> None:
+        super().__init__(_OWN)
+        self._more = OUTPUT_LIMIT - _OWN
+        self._borrowed = 0
+
+    def draw(self, wanted: int) -> int:
+        own = super().draw(wanted)
+        borrowed = _shared.draw(min(wanted - own, self._more - self._borrowed))
+        self._borrowed += borrowed
+        return own + borrowed
+
+    def close(self) -> None:
+        """What was borrowed may be kept by others."""
+        _shared.left += self._borrowed
+        self._borrowed = 0
 
 
 async def exec_sync(argv: Sequence[str], process: Mapping[str, Any], seconds: float) -> ExecResult:
@@ -29,9 +52,17 @@ async def exec_sync(argv: Sequence[str], process: Mapping[str, Any], seconds: fl
 
     As with containerd, a command that cannot be run (not found, not executable, no such directory) is an
     error, ToolFailed, and not an exit code. TimeoutError after everything that it started has been killed.
+    Output beyond OUTPUT_LIMIT (or, when many commands flood us at once, beyond less) is read and dropped.
     """
+    with closing(_Share()) as share:
+        return await _exec_sync(argv, process, seconds, share)
+
+
+async def _exec_sync(
+    argv: Sequence[str], process: Mapping[str, Any], seconds: float, share: Budget
+) -> ExecResult:
     with _memory_file("process", msgspec.json.encode(process)) as spec, _memory_file("log") as log:
-        async with spawn(argv, fds=[spec, log]) as child:
+        async with spawn(argv, fds=[spec, log], limit=share) as child:
             await _until_end(child, process, seconds)
             finished = await child.finished()
         words = crun.errors(os.pread(log, _LOG_LIMIT, 0))

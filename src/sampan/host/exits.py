@@ -18,7 +18,10 @@ UNKNOWN = 255
 
 
 async def ended(init: ProcessRef, monitor: ProcessRef, exit_file: Path, state: CrunState) -> Exit:
-    """Wait for the end of a container and say how it was, also for one that ended long ago."""
+    """Wait for the end of a container and say how it was, also for one that ended long ago.
+
+    OSError when it cannot be told now, for want of descriptors or memory: ask again.
+    """
     await gone(monitor)
     seen = await in_thread(_read, exit_file, state)
     if seen is None:  # conmon was killed, and the container may live on
@@ -32,7 +35,7 @@ def _read(exit_file: Path, state: CrunState) -> Exit | None:
     try:
         code = conmon.exit_code(read_small(exit_file))
         at = exit_file.stat().st_mtime_ns
-    except OSError:
+    except FileNotFoundError:
         return None
     return None if code is None else Exit(code, at, oom=_oom(state))
 

@@ -6,20 +6,22 @@ oom_score_adj where it may, and resets it for the container.
 """
 
 import asyncio
+import errno
 import os
 import stat
-import time
 from contextlib import suppress
 from pathlib import Path
 
-from sampan.host.process import read_until, spawn
+from sampan.host.process import Child, read_until, spawn
 from sampan.host.processes import find, gone, kill_family, process_ref, read_small
 from sampan.host.threads import in_thread
 from sampan.model.errors import Lost, NotFound, ToolFailed
 from sampan.model.process import ProcessRef
-from sampan.tasks import finish
+from sampan.tasks import bounded, finish
 from sampan.wire import conmon
 
+LAUNCH_SECONDS = 120.0  # for the runtime to create a container, its hooks included
+FORK_SECONDS = 30.0  # for conmon to put itself into the background
 _SYNC_LIMIT = 64 << 10
 _LEAVE_SECONDS = 1.0  # to write what it knows of a dead container, and go
 _REOPEN_SECONDS = 10.0
@@ -30,7 +32,7 @@ _SUN_PATH = 108  # unix(7)
 
 async def launch(command: conmon.Command) -> tuple[ProcessRef, ProcessRef]:
     """Have conmon create the container; returns its init and conmon itself. Raises ToolFailed with the
-    runtime's words.
+    runtime's words, Unavailable if that takes longer than LAUNCH_SECONDS.
 
     Whatever was begun when this fails or is cancelled is the caller's to remove (`abort`, then the runtime's
     state).
@@ -40,7 +42,10 @@ async def launch(command: conmon.Command) -> tuple[ProcessRef, ProcessRef]:
     try:
         # not to be cancelled half way: from the fork on, the pid file is the only way to find conmon again
         await finish(_daemonise(argv, command, theirs))
-        line = await read_until(said, b"\n", _SYNC_LIMIT)
+        async with bounded(
+            LAUNCH_SECONDS, f"container {command.id}: {command.runtime} create (under conmon)"
+        ):
+            line = await read_until(said, b"\n", _SYNC_LIMIT)
     finally:
         os.close(said)
     pid, reason = conmon.created(line)
@@ -61,20 +66,37 @@ async def _daemonise(argv: list[str], command: conmon.Command, sync: int) -> Non
     try:
         # its working directory: where an old conmon notes an OOM kill
         async with spawn(argv, env=env, fds=[sync], directory=str(command.bundle)) as child:
+            await _forked(child, command.id)
             if await child.exited():
                 (await child.finished()).check()
     finally:
         os.close(sync)
 
 
+async def _forked(child: Child, id: str) -> None:
+    """Wait until our child has ended. If it does not, all it has started goes with it: no pid file names
+    that."""
+    starter = find(child.pid)
+    try:
+        async with bounded(FORK_SECONDS, f"container {id}: {child.argv[0]} going into the background"):
+            await child.exited()
+    except BaseException:
+        if starter is not None:
+            await finish(kill_family(starter))
+        raise
+
+
 def watching(bundle: Path, id: str) -> ProcessRef | None:
-    """The conmon that the bundle's pid file names, if it lives and watches this container."""
+    """The conmon that the bundle's pid file names, if it lives and watches this container.
+
+    None is certain. OSError: it cannot be told, for want of descriptors or memory.
+    """
     try:
         process = find(int(read_small(bundle / conmon.PID_FILE)))
         if process is None:
             return None
         words = read_small(f"/proc/{process.pid}/cmdline").split(b"\0")
-    except (OSError, ValueError):
+    except (FileNotFoundError, ProcessLookupError, ValueError):
         return None
     ours = id.encode() in words and b"--cid" in words
     return process if ours and find(process.pid) == process else None
@@ -104,25 +126,48 @@ async def abort(bundle: Path, id: str) -> None:
 
 async def reopen_log(bundle: Path, id: str, log: Path) -> None:
     """Have conmon open the log anew and wait until the new file is there. Raises NotFound if there is no
-    conmon."""
-    await in_thread(_reopen_log, bundle, id, log)
-
-
-def _reopen_log(bundle: Path, id: str, log: Path) -> None:
-    before = _identity(log)
+    conmon, Lost if it does not, or if what is there then is no regular file."""
+    before = await in_thread(_identity, log)
     monitor = watching(bundle, id)
-    _tell(bundle, id, conmon.REOPEN)
-    deadline = time.monotonic() + _REOPEN_SECONDS
+    await in_thread(_tell, bundle, id, conmon.REOPEN)
+    try:
+        async with asyncio.timeout(_REOPEN_SECONDS):
+            await _reopened(log, before, monitor, id)
+    except TimeoutError:
+        late = f"conmon of container {id} did not open {log} anew within {_REOPEN_SECONDS:g} s"
+        raise Lost(late) from None
+    await in_thread(_permit, log, id)
+
+
+async def _reopened(log: Path, before: tuple[int, int] | None, monitor: ProcessRef | None, id: str) -> None:
+    """Wait for another file than `before`, for as long as conmon lives."""
     pause = 0.0005
-    while _identity(log) in (None, before):
+    while await in_thread(_identity, log) in (None, before):
         gone_by_now = monitor is None or find(monitor.pid) != monitor
-        if gone_by_now and _identity(log) in (None, before):  # looked at again: it may have done so and gone
+        if gone_by_now and await in_thread(_identity, log) in (None, before):  # it may have done so and gone
             raise NotFound(f"container {id} has just ended: its log is not opened anew")
-        if time.monotonic() > deadline:
-            raise Lost(f"conmon of container {id} did not open {log} anew within {_REOPEN_SECONDS:.0f} s")
-        time.sleep(pause)  # conmon answers nothing, and a watch on the directory would cost more than this
+        await asyncio.sleep(pause)  # conmon answers nothing, and a watch on the directory would cost more
         pause = min(pause * 2, 0.05)
-    log.chmod(_LOG_MODE)
+
+
+def _permit(log: Path, id: str) -> None:
+    """Set the log's mode, on the very file that is there: who may write its directory may have planted a
+    link."""
+    planted = (
+        f"{log} of container {id} is no regular file: its mode is not set; look who writes that directory"
+    )
+    try:
+        fd = os.open(log, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a symlink, a socket
+            raise Lost(planted) from error
+        raise
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise Lost(planted)
+        os.fchmod(fd, _LOG_MODE)
+    finally:
+        os.close(fd)
 
 
 def _tell(bundle: Path, id: str, line: bytes) -> None:
@@ -145,6 +190,6 @@ def _tell(bundle: Path, id: str, line: bytes) -> None:
 def _identity(log: Path) -> tuple[int, int] | None:
     try:
         found = log.lstat()
-    except OSError:
+    except FileNotFoundError:
         return None
     return found.st_dev, found.st_ino

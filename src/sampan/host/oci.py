@@ -6,7 +6,7 @@ are in `monitor` (conmon), `crun_state` and `container_cgroup` (what both leave 
 import asyncio
 import shutil
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,13 @@ from sampan.host.threads import in_slow_thread, in_thread
 from sampan.model.errors import ToolFailed, Unavailable
 from sampan.model.process import ProcessRef
 from sampan.runtime.ports import ExecResult, Exit, Launch, Launched
-from sampan.tasks import finish, step
+from sampan.tasks import bounded, finish, step
 from sampan.wire import conmon, crun
 
 _STATE_LINK = "runtime"  # in the bundle: where the runtime keeps the container's state
 _FILTER = "seccomp.bpf"  # what crun compiled, in its state directory
 _FILTER_LIMIT = 64 << 10  # bytes; the default profile compiles to 6 KiB
+TOOL_SECONDS = 60.0  # for one call of the runtime, its hooks included; see `monitor` for creating
 _DEATH_SECONDS = 5.0  # for a killed container to be gone
 
 
@@ -46,8 +47,8 @@ class CrunConmon:
         self._systemd_cgroup = systemd_cgroup
 
     async def create(self, launch: Launch) -> Launched:
-        """conmon up, container created and waiting. ToolFailed with the runtime's own words; nothing is left
-        then."""
+        """conmon up, container created and waiting. ToolFailed with the runtime's own words, Unavailable if it
+        takes too long; nothing is left then."""
         await step("oci.create", launch.id)
         try:
             runtime = await finish(in_thread(self._prepare, launch))
@@ -97,10 +98,10 @@ class CrunConmon:
         await self.delete(launch.handler, launch.id)
 
     async def start(self, handler: Handler, id: str) -> None:
-        """Let the created process run. Raises ToolFailed."""
+        """Let the created process run. Raises ToolFailed, Unavailable after TOOL_SECONDS."""
         await step("oci.start", id)
         if not await in_thread(self._state(handler, id).open_gate):
-            await run(crun.start(handler.path, str(handler.root), id))
+            await _tool(id, "start", crun.start(handler.path, str(handler.root), id))
 
     async def compiled_filter(self, handler: Handler, id: str) -> bytes:
         """What crun compiled, from beside its state; b"" where it leaves none, or one too large to hand back."""
@@ -123,7 +124,7 @@ class CrunConmon:
         await step("oci.kill_all", id)
         state = self._state(handler, id)
         if not await in_thread(_kill, state) and await in_thread(state.init) is not None:
-            await run(crun.kill_all(handler.path, str(handler.root), id), check=False)
+            await _tool(id, "kill", crun.kill_all(handler.path, str(handler.root), id), check=False)
 
     async def wait(self, id: str, launched: Launched) -> Exit:
         """Wait until the container has ended and say how (also for one that ended long ago)."""
@@ -162,7 +163,7 @@ class CrunConmon:
                 f"container {id}: processes {left} do not die (stuck in the kernel?); try again"
             )
         if not await in_thread(state.dissolve):
-            await run(crun.delete(handler.path, str(handler.root), id), check=False)
+            await _tool(id, "delete", crun.delete(handler.path, str(handler.root), id), check=False)
             await in_thread(state.forget)
 
     def _sweep(self, bundle: Path, id: str) -> None:
@@ -191,6 +192,12 @@ class CrunConmon:
         """The same for a caller who does not know the handler."""
         bundle = self._paths.bundle(id)
         return CrunState(bundle / _STATE_LINK, bundle)
+
+
+async def _tool(id: str, verb: str, argv: Sequence[str], *, check: bool = True) -> None:
+    """Run the runtime for this container. Unavailable, and it is killed, if it takes longer than TOOL_SECONDS."""
+    async with bounded(TOOL_SECONDS, f"container {id}: {argv[0]} {verb}"):
+        await run(argv, check=check)
 
 
 def _kill(state: CrunState) -> bool:

@@ -7,6 +7,7 @@ They are reaped through a pidfd on the event loop: no signal handler, no thread 
 
 import asyncio
 import fcntl
+import io
 import os
 import signal
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -43,13 +44,26 @@ class Finished:
         return self
 
 
-class _Output:
-    """One pipe from a child, read as it fills and kept up to a limit."""
+class Budget:
+    """Bytes of output that may still be kept, by all that draw on it."""
 
-    def __init__(self, fd: int, limit: int) -> None:
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def draw(self, wanted: int) -> int:
+        """Take `wanted` bytes, or what is left."""
+        granted = min(wanted, self.left)
+        self.left -= granted
+        return granted
+
+
+class _Output:
+    """One pipe from a child, read as it fills and kept as far as its budget goes."""
+
+    def __init__(self, fd: int, budget: Budget) -> None:
         self._fd = fd
-        self._limit = limit
-        self._kept = bytearray()
+        self._budget = budget
+        self._kept = io.BytesIO()  # its getvalue() copies nothing
         self._loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[None] = self._loop.create_future()
         os.set_blocking(fd, False)
@@ -64,9 +78,8 @@ class _Output:
             if not chunk:
                 self.close()
                 return
-            room = self._limit - len(self._kept)
-            if room > 0:
-                self._kept += chunk[:room]
+            if kept := self._budget.draw(len(chunk)):
+                self._kept.write(chunk[:kept])
 
     def close(self) -> None:
         if not self.ended.done():
@@ -75,7 +88,7 @@ class _Output:
             self.ended.set_result(None)
 
     def take(self) -> bytes:
-        return bytes(self._kept)
+        return self._kept.getvalue()
 
 
 class _Input:
@@ -216,13 +229,13 @@ async def spawn(
     stdin: bool = False,
     fds: Sequence[int] = (),
     directory: str = "",
-    limit: int | None = OUTPUT_LIMIT,
+    limit: int | Budget | None = OUTPUT_LIMIT,
 ) -> AsyncIterator[Child]:
     """Start a program and hand it to the block; leaving the block kills its process group if it still runs.
 
     `fds` become its descriptors 3, 4, … in order; `directory` its working directory (default: ours). `limit`
-    caps what is kept of each output; None sends both to /dev/null. `env` None is a clean environment with
-    PATH alone. Raises ToolFailed (127) if there is no such program.
+    caps what is kept of each output, or of both together if it is a Budget; None sends both to /dev/null.
+    `env` None is a clean environment with PATH alone. Raises ToolFailed (127) if there is no such program.
     """
     child = _start(argv, _Environment(env, tuple(fds), directory), stdin, limit)
     try:
@@ -265,7 +278,7 @@ def _start(
     argv: Sequence[str],
     environment: _Environment,
     stdin: bool,
-    limit: int | None,
+    limit: int | Budget | None,
 ) -> Child:
     """posix_spawn with the pipes asked for, and the parent's ends wired to the loop."""
     mine: list[int] = []  # our ends of the pipes
@@ -287,7 +300,9 @@ def _start(
     if stdin:
         child._stdin = _Input(mine.pop(0))
     if limit is not None:
-        child._outputs = tuple(_Output(fd, limit) for fd in mine)
+        child._outputs = tuple(
+            _Output(fd, limit if isinstance(limit, Budget) else Budget(limit)) for fd in mine
+        )
     return child
 
 

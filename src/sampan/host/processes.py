@@ -7,6 +7,7 @@ here needs a thread but the walk over all of /proc.
 """
 
 import asyncio
+import errno
 import os
 import signal
 from collections.abc import Collection
@@ -17,6 +18,8 @@ from sampan.model.process import ProcessRef
 from sampan.wire import proc
 
 REAP_SECONDS = 0.5  # for the root of a family to reap its killed children and end by itself
+_GONE = (errno.ENOENT, errno.ESRCH)  # all else (EMFILE, ENFILE, ENOMEM…) says nothing about the process
+_TRIES, _RETRY_SECONDS = 10, 0.1  # to kill a family, before want of descriptors is an error
 _STOP_ROUNDS = 20  # looks for new members of a family that forks while it is being stopped
 
 
@@ -30,12 +33,23 @@ def read_small(path: str | os.PathLike[str], limit: int = 1 << 16) -> bytes:
 
 
 def find(pid: int) -> ProcessRef | None:
-    """The identity of the live process with this number, if there is one; a zombie is not alive."""
+    """The identity of the live process with this number, if there is one; a zombie is not alive.
+
+    None is certain. OSError: it cannot be told, for want of descriptors or memory.
+    """
+    stat = _stat(pid)
+    return None if stat is None or stat.dead else ProcessRef(pid, stat.start)
+
+
+def _stat(pid: int | str) -> proc.Stat | None:
     try:
-        stat = proc.stat(read_small(f"/proc/{pid}/stat"))
-    except (OSError, ValueError):  # ValueError: it ended between open and read
+        return proc.stat(read_small(f"/proc/{pid}/stat"))
+    except ValueError:  # it ended between open and read
         return None
-    return None if stat.dead else ProcessRef(pid, stat.start)
+    except OSError as error:
+        if error.errno in _GONE:
+            return None
+        raise
 
 
 async def process_ref(pid: int) -> ProcessRef | None:
@@ -88,15 +102,20 @@ async def gone(process: ProcessRef) -> None:
 
 
 def _open(process: ProcessRef) -> int | None:
-    """A pidfd of exactly this process."""
+    """A pidfd of exactly this process, None if it is gone. OSError: it cannot be told."""
     try:
         pidfd = os.pidfd_open(process.pid)
-    except OSError:  # ESRCH, or EINVAL for the number of a mere thread
-        return None
-    if find(process.pid) == process:
-        return pidfd
-    os.close(pidfd)
-    return None
+    except OSError as error:
+        if error.errno in (*_GONE, errno.EINVAL):  # EINVAL: the number of a mere thread
+            return None
+        raise
+    found = None
+    try:
+        found = find(process.pid)
+    finally:
+        if found != process:
+            os.close(pidfd)
+    return pidfd if found == process else None
 
 
 async def kill_family(root: ProcessRef, seconds: float = 5.0) -> None:
@@ -119,14 +138,33 @@ async def kill_family(root: ProcessRef, seconds: float = 5.0) -> None:
 
 
 async def _kill_until_gone(root: ProcessRef, *, spare_root: bool) -> None:
-    while members := await in_thread(_kill_family, root, spare_root):
+    while members := await _kill_members(root, spare_root):
         for member in members:
             await gone(member)
+
+
+async def _kill_members(root: ProcessRef, spare_root: bool) -> list[ProcessRef]:
+    """`_kill_family`, again while descriptors or memory are out: somebody else may give some back."""
+    for _ in range(_TRIES):
+        with suppress(OSError):
+            return await in_thread(_kill_family, root, spare_root)
+        await asyncio.sleep(_RETRY_SECONDS)
+    return await in_thread(_kill_family, root, spare_root)
 
 
 def _kill_family(root: ProcessRef, spare_root: bool) -> list[ProcessRef]:
     """One pass; the processes that were killed, none if there was no one left."""
     known: list[ProcessRef] = []
+    try:
+        _stop_family(root, spare_root, known)
+    finally:  # also when descriptors ran out half way: what was stopped must not stay so
+        for process in known:
+            send_now(process, signal.SIGKILL)
+    return known
+
+
+def _stop_family(root: ProcessRef, spare_root: bool, known: list[ProcessRef]) -> None:
+    """SIGSTOP to one after the other until none is missed; all that were found are added to `known`."""
     sessions: set[int] = set()
     quiet = False
     for _ in range(_STOP_ROUNDS):
@@ -138,16 +176,13 @@ def _kill_family(root: ProcessRef, spare_root: bool) -> list[ProcessRef]:
         fresh = [ref for member in found if (ref := ProcessRef(member.pid, member.start)) not in known]
         if not fresh and quiet:  # all had stopped before this look began: it missed nobody
             break
+        known += fresh
         for process in fresh:
             send_now(process, signal.SIGSTOP)
-        known += fresh
         sessions |= {
             member.session for member in family if member.pid != root.pid or member.session == root.pid
         }
         quiet = all(member.stopped for member in found)
-    for process in known:
-        send_now(process, signal.SIGKILL)
-    return known
 
 
 def _family(root: ProcessRef, sessions: Collection[int]) -> set[proc.Stat]:
@@ -159,9 +194,6 @@ def _everyone() -> list[proc.Stat]:
     found = []
     with os.scandir("/proc") as entries:
         for entry in entries:
-            if entry.name.isdecimal():
-                try:
-                    found.append(proc.stat(read_small(f"/proc/{entry.name}/stat")))
-                except (OSError, ValueError):
-                    continue
+            if entry.name.isdecimal() and (stat := _stat(entry.name)) is not None:
+                found.append(stat)
     return found

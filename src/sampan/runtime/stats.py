@@ -15,7 +15,8 @@ from sampan.runtime.ports import CgroupUsage, Usage
 from sampan.runtime.state import Gone, Record, State, now
 
 log = logging.getLogger("sampan.stats")
-PERIOD = 10.0  # seconds between sweeps, the kubelet's own housekeeping interval
+PERIOD = 10.0  # seconds between sweeps that nobody asks for, the kubelet's own housekeeping interval
+FRESH = 0.9  # seconds for which a sample is as good as new; `crictl stats` asks twice within one
 LAYER_PERIOD = 60.0  # seconds between walks over writable layers
 
 
@@ -43,22 +44,23 @@ class Stats:
         self._machine = machine
         self._samples: dict[str, Sample] = {}
         self._layers: dict[str, Layer] = {}
-        self._fresh = asyncio.Event()  # a container has started that was never measured
+        self._wanted = asyncio.Event()  # a container has started, or somebody was given an old sample
+        self._swept = 0.0
         state.watch(self._noticed)
 
     async def collect(self) -> None:
-        """Sweep for ever: all of them from time to time, a new one at once."""
-        walked = 0.0
+        """Sweep for ever: from time to time, and soon when it is wanted, but never more than once in FRESH seconds."""
+        walked = -LAYER_PERIOD
         clock = asyncio.get_running_loop().time
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(PERIOD):
-                    await self._fresh.wait()
-            fresh = self._fresh.is_set()
-            self._fresh.clear()
+                    await self._wanted.wait()
+            await asyncio.sleep(max(0.0, self._swept + FRESH - clock()))
+            self._wanted.clear()
+            self._swept = clock()
             try:
-                if not fresh:
-                    await self._sweep(self._running())
+                await self._sweep(self._running())
                 whole = clock() - walked >= LAYER_PERIOD
                 await self._walk(whole)
                 walked = clock() if whole else walked
@@ -66,11 +68,14 @@ class Stats:
                 log.exception("the stats sweep failed; trying again in %d s", PERIOD)
 
     async def of(self, containers: Sequence[Container]) -> dict[str, Sample]:
-        """The samples of those of the containers that run; one without is read now, in one hop for all of them."""
+        """The samples of those of the containers that run; one without is read now, in one hop for all of them. Whoever
+        gets old samples causes new ones, for who asks next."""
         running = [container for container in containers if container.state is ContainerState.RUNNING]
         missing = [container for container in running if container.id not in self._samples]
         if missing:
             await self._sweep(missing)
+        if asyncio.get_running_loop().time() - self._swept >= FRESH:
+            self._wanted.set()
         return {one.id: self._samples[one.id] for one in running if one.id in self._samples}
 
     def layer(self, container: Container) -> Layer | None:
@@ -105,7 +110,7 @@ class Stats:
             self._samples.pop(change.id, None)
             self._layers.pop(change.id, None)
         elif isinstance(change, Container) and change.state is ContainerState.RUNNING:
-            self._fresh.set()
+            self._wanted.set()
 
 
 def _nano_cores(before: Sample | None, usage: CgroupUsage) -> int | None:
