@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import grpc
@@ -128,7 +128,8 @@ async def _machine(config: Config, rootfs: OverlayRootfs, network: CniNetwork) -
         log.info("found %s %s at %s", tool.name, tool.version, tool.path)
         for warning in tool.warnings:
             log.warning("%s", warning)
-    host = await features.gather(groups, runtimes)
+    limits = places.raise_descriptor_limit()
+    host = replace(await features.gather(groups, runtimes), rlimits=(("RLIMIT_NOFILE", *limits),))
     return Machine(
         oci=CrunConmon(config.paths, systemd_cgroup=host.systemd_cgroup),
         sandboxes=PinnedSandboxes(config.paths),

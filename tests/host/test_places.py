@@ -1,4 +1,5 @@
 import os
+import resource
 import socket
 from pathlib import Path
 
@@ -47,3 +48,13 @@ def test_something_else_in_the_sockets_place_is_left_alone(short_tmp: Path) -> N
     with pytest.raises(Invalid, match="not a socket"):
         places.clear_socket(short_tmp / "s.sock")
     assert (short_tmp / "s.sock").read_text() == "precious"
+
+
+def test_the_descriptor_limit_is_raised_and_what_it_was_is_told() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (512, before[1]))
+        assert places.raise_descriptor_limit() == (512, before[1])
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

@@ -32,7 +32,7 @@ class CrunState:
         """What crun recorded; None if it has not created the container, or not completely."""
         try:
             return crun.status(read_small(f"{self.directory}/status"))
-        except OSError:
+        except FileNotFoundError:
             return None
 
     def started(self) -> bool:

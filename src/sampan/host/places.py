@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import resource
 import socket
 from pathlib import Path
 
@@ -32,6 +33,14 @@ def _locked(directory: Path) -> int:
             " and --listen"
         ) from None
     return lock
+
+
+def raise_descriptor_limit() -> tuple[int, int]:
+    """Let this process open as many files as it may: it holds a few for each container. Returns the limits that it was
+    started with, (soft, hard), which containers shall go on having (getrlimit(2))."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return soft, hard
 
 
 def clear_socket(path: Path) -> None:
