@@ -68,14 +68,13 @@ class Stats:
                 log.exception("the stats sweep failed; trying again in %d s", PERIOD)
 
     async def of(self, containers: Sequence[Container]) -> dict[str, Sample]:
-        """The samples of those of the containers that run; one without is read now, in one hop for all of them. Whoever
-        gets old samples causes new ones, for who asks next."""
+        """The samples of those of the containers that run; one without is read now, in one hop for all of them. Each
+        request causes new samples, for who asks a second later."""
         running = [container for container in containers if container.state is ContainerState.RUNNING]
         missing = [container for container in running if container.id not in self._samples]
         if missing:
             await self._sweep(missing)
-        if asyncio.get_running_loop().time() - self._swept >= FRESH:
-            self._wanted.set()
+        self._wanted.set()
         return {one.id: self._samples[one.id] for one in running if one.id in self._samples}
 
     def layer(self, container: Container) -> Layer | None:
