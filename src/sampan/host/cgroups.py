@@ -23,6 +23,7 @@ from sampan.wire.cgroup_paths import Layout
 
 MARK = "trusted.sampan"
 _UNMARKED = 0o1755  # of a group that we made and did not come to mark; the sticky bit means nothing else here
+_GRACE_SECONDS = 0.02  # for so long after a move the next is quick
 _CRUN_GROUP = "container"  # crun(1), run.oci.systemd.subgroup
 _LIMITS_V1 = {
     "memory": ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes"),
@@ -67,6 +68,7 @@ class HostCgroups:
     def __init__(self, driver: str, layout: Layout) -> None:
         self.driver = driver
         self.layout = layout
+        self._moved = 0.0
 
     def container_path(self, parent: str, id: str) -> str:
         """The `cgroupsPath` that the OCI runtime is given for a container in this parent. Raises Invalid."""
@@ -87,7 +89,9 @@ class HostCgroups:
         The first move after a pause waits 6 ms for an RCU grace period, those within the next 20 ms don't (measured;
         kernel/locking/percpu-rwsem.c, kernel/rcu/sync.c). Done while a container is being prepared, it costs nobody.
         """
-        await in_thread(self._move_to_self)
+        if time.monotonic() - self._moved > _GRACE_SECONDS:
+            self._moved = time.monotonic()
+            await in_thread(self._move_to_self)
 
     async def remove_parent(self, parent: str) -> None:
         """Remove a parent group that we made, and its ancestors that are ours, as far as they are empty."""
