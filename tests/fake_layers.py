@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 import zstandard
 
 from sampan.model.errors import Invalid
-from sampan.runtime.ports import Staged, Usage
+from sampan.runtime.image_ports import Staged, Usage
 
 
 class FakeLayers:

@@ -14,6 +14,7 @@ from typing import Any
 from sampan.config import Handler
 from sampan.model.errors import Invalid, ToolFailed, Unavailable
 from sampan.model.process import ProcessRef
+from sampan.runtime.image_ports import Usage
 from sampan.runtime.machine import Machine
 from sampan.runtime.ports import (
     Attached,
@@ -25,7 +26,6 @@ from sampan.runtime.ports import (
     Launched,
     NetworkStatus,
     SandboxPlan,
-    Usage,
 )
 from sampan.runtime.state import Record
 from sampan.spec.facts import DeviceNode, Host, Source

@@ -47,7 +47,8 @@ from sampan.server.image_admin import ImageAdmin
 from sampan.server.image_service import Disk, ImageService
 from sampan.server.interceptor import Interceptor
 from sampan.server.logs import setup
-from sampan.server.runtime_service import RuntimeService, UseCases
+from sampan.server.runtime_service import RuntimeService
+from sampan.server.use_cases import UseCases
 from sampan.store.database import Database
 from sampan.store.records import Journal
 from sampan.tasks import Tasks

@@ -8,7 +8,7 @@ import pytest
 
 from sampan.host.registry import RegistryClient
 from sampan.model.errors import NotFound
-from sampan.runtime.ports import Registry, Repository
+from sampan.runtime.image_ports import Registry, Repository
 from sampan.wire import manifest, reference
 from sampan.wire.manifest import Descriptor
 from tests import images

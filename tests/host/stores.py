@@ -23,7 +23,7 @@ from sampan.host.unpack_cursor import Budget
 from sampan.host.unpack_layout import MERGED, OVERLAY_OPTIONS, REST, ROOT, STAGING, WHITEOUTS, WORK
 from sampan.host.unpack_merge import MergedWriter
 from sampan.host.unpack_write import Writer
-from sampan.runtime.ports import Staged
+from sampan.runtime.image_ports import Staged
 from tests import images
 from tests.images import Entry
 

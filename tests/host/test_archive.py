@@ -14,7 +14,7 @@ import zstandard
 from sampan.host import archive
 from sampan.host.archive import Archives
 from sampan.model.errors import Exhausted, Invalid
-from sampan.runtime.ports import ArchivedImage
+from sampan.runtime.image_ports import ArchivedImage
 from tests import images
 from tests.images import Entry
 

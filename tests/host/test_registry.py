@@ -13,7 +13,7 @@ import pytest
 from sampan.host.registry import RegistryClient
 from sampan.host.registry_endpoint import Patience
 from sampan.model.errors import Denied, Invalid, NotFound, RegistryUnavailable
-from sampan.runtime.ports import Repository
+from sampan.runtime.image_ports import Repository
 from sampan.wire import manifest, reference
 from sampan.wire.credentials import Credentials
 from sampan.wire.manifest import Descriptor

@@ -15,8 +15,8 @@ from sampan.model.container import Container
 from sampan.model.errors import Denied, Exhausted, Invalid, NotFound, RegistryUnavailable
 from sampan.model.image import Image
 from sampan.runtime import pull
+from sampan.runtime.image_ports import ArchivedImage, LayerSource
 from sampan.runtime.images import Images, Supply
-from sampan.runtime.ports import ArchivedImage, LayerSource
 from sampan.runtime.pull import Progress
 from sampan.runtime.state import Gone, State
 from sampan.tasks import Tasks

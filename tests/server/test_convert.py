@@ -9,9 +9,10 @@ from sampan.model.image import Image, ImageConfig
 from sampan.model.pod import Pod, ready, stopping
 from sampan.model.process import ProcessRef
 from sampan.model.user import User
-from sampan.runtime.ports import CgroupUsage, Usage
+from sampan.runtime.image_ports import Usage
+from sampan.runtime.ports import CgroupUsage
 from sampan.runtime.stats import Layer, Sample
-from sampan.server import convert
+from sampan.server import convert, stats_convert
 
 POD = ready(
     Pod(
@@ -111,7 +112,7 @@ def test_verbose_info_has_the_keys_that_scripts_use() -> None:
 
 def test_stats_leave_out_what_the_kernel_does_not_say() -> None:
     sample = Sample(CgroupUsage(at=3, cpu_ns=9, memory_usage=7), nano_cores=None)
-    stats = convert.container_stats(CONTAINER, sample, Layer(Usage(4096, 2), 8), "/root")
+    stats = stats_convert.container_stats(CONTAINER, sample, Layer(Usage(4096, 2), 8), "/root")
     assert stats.cpu.usage_core_nano_seconds.value == 9 and not stats.cpu.HasField("usage_nano_cores")
     assert (stats.writable_layer.used_bytes.value, stats.writable_layer.timestamp) == (
         4096,

@@ -12,8 +12,8 @@ import pytest
 from sampan.api import cri_pb2 as cri
 from sampan.api import cri_pb2_grpc as rpc
 from sampan.model.errors import Denied, RegistryUnavailable
+from sampan.runtime.image_ports import Usage
 from sampan.runtime.images import Images, Supply
-from sampan.runtime.ports import Usage
 from sampan.runtime.state import State
 from sampan.server.image_service import Disk, ImageService
 from sampan.server.interceptor import Interceptor

@@ -18,7 +18,7 @@ from isal import igzip
 
 from sampan.host.threads import in_slow_thread, in_thread
 from sampan.model.errors import Exhausted, Invalid
-from sampan.runtime.ports import ArchivedImage, LayerSource
+from sampan.runtime.image_ports import ArchivedImage, LayerSource
 from sampan.tasks import finish, step
 from sampan.wire import archive
 from sampan.wire.tar_index import TarIndex

@@ -22,7 +22,7 @@ from sampan.host.threads import in_slow_thread, in_thread
 from sampan.host.trash import opened
 from sampan.host.unpack_layout import ROOT
 from sampan.model import errors
-from sampan.runtime.ports import Staged, Usage
+from sampan.runtime.image_ports import Staged, Usage
 from sampan.tasks import KeyedLock, finish, step
 
 LIMIT = 500  # layers of one image; overlayfs takes no more

@@ -21,7 +21,7 @@ from sampan.host.trash import Trash, opened
 from sampan.host.unpack_cursor import resolve
 from sampan.host.unpack_layout import OVERLAY_OPTIONS
 from sampan.model.errors import Invalid, NotFound, WrongState
-from sampan.runtime.ports import Usage
+from sampan.runtime.image_ports import Usage
 from sampan.tasks import KeyedLock, finish, step_now
 from sampan.wire import mountinfo
 

@@ -2,8 +2,6 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,23 +14,20 @@ from sampan.model.container import Container, ContainerState
 from sampan.model.errors import AlreadyExists, NotFound, SampanError, WrongState
 from sampan.model.image import Image
 from sampan.model.pod import Pod, PodState
-from sampan.model.process import ProcessRef
+from sampan.runtime.container_facts import Gathering
 from sampan.runtime.exits import Exits
 from sampan.runtime.images import Images
 from sampan.runtime.machine import Machine
-from sampan.runtime.pod_init import PodInit, pod_facts
+from sampan.runtime.pod_init import PodInit
 from sampan.runtime.ports import Launch, Launched
 from sampan.runtime.seccomp_filters import SeccompFilters
 from sampan.runtime.state import Gone, State, now
 from sampan.runtime.stops import Stops
 from sampan.spec import container as container_spec
-from sampan.spec import namespaces, security, validate
-from sampan.spec.facts import ContainerFacts
-from sampan.tasks import Joined, KeyedLock, Tasks, bounded, finish, step
-from sampan.wire import passwd
+from sampan.spec import validate
+from sampan.tasks import Joined, KeyedLock, Tasks, finish, step
 
 log = logging.getLogger("sampan.containers")
-LOOK_SECONDS = 30.0  # for a look at the host paths a request names, which may lie on a dead file system
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +54,9 @@ class Containers:
         self._images = parts.images
         self._exits = parts.exits
         self._stops = parts.stops
-        self._init = parts.init
         self._tasks = parts.tasks
         self._filters = SeccompFilters(parts.machine.oci)
+        self._gathering = Gathering(parts.config, parts.state, parts.machine, parts.init, self._filters)
         self._joined = Joined()
         self._making: dict[tuple[str, str, int], cri.ContainerConfig] = {}
         self._locks = KeyedLock()
@@ -133,8 +128,7 @@ class Containers:
 
     async def _make(self, pod: Pod, container: Container, image: Image) -> Container:
         self._tasks.start("expect a move", self._machine.cgroups.expect_move())
-        async with self._joined_pids(pod, container) as pid_namespace:
-            facts = await self._facts(pod, container, image, pid_namespace)
+        async with self._gathering.facts(pod, container, image) as facts:
             launched = await self._launch(pod, container, container_spec.build(facts))
         return transitions.created(container, launched.init, launched.monitor, facts.user)
 
@@ -158,69 +152,6 @@ class Containers:
         if not container.log_path:
             return None
         return await self._machine.bundles.make_log(pod.config.log_directory, container.log_path)
-
-    async def _facts(
-        self, pod: Pod, container: Container, image: Image, pid_namespace: str
-    ) -> ContainerFacts:
-        config = container.config
-        context = config.linux.security_context
-        root = await self._machine.rootfs.prepare(container.id, image.layers)
-        databases = [
-            await self._machine.rootfs.read(root, f"/etc/{name}", passwd.LIMIT) for name in USER_FILES
-        ]
-        looked = await self._look(config)
-        return ContainerFacts(
-            id=container.id,
-            config=config,
-            image=image.config,
-            pod=pod_facts(pod, self._config.paths, pid_namespace),
-            host=self._machine.host,
-            user=passwd.resolve(image.config.user, context, *databases),
-            rootfs=str(root),
-            cgroups_path=container.cgroup,
-            target_pid_namespace=pid_namespace,
-            sources=looked[0],
-            device_nodes=looked[1],
-            seccomp_localhost=looked[2],
-            seccomp_programs=self._filters.of(self._config.handlers[container.handler]),
-        )
-
-    async def _look(self, config: cri.ContainerConfig) -> tuple[Any, Any, bytes]:
-        """What the host paths in the request really are."""
-        facts = self._machine.facts
-        sources = sorted({mount.host_path for mount in config.mounts if mount.host_path})
-        devices = sorted({device.host_path for device in config.devices})
-        profile = security.localhost_profile(config)
-        what = f"looking at the host paths {', '.join([*sources, *devices][:5])}"
-        async with bounded(LOOK_SECONDS, what):
-            return (
-                await facts.sources(sources) if sources else {},
-                await facts.device_nodes(devices) if devices else {},
-                await self._machine.bundles.read_profile(profile) if profile else b"",
-            )
-
-    @asynccontextmanager
-    async def _joined_pids(self, pod: Pod, container: Container) -> AsyncIterator[str]:
-        """The PID namespace that the container joins, held while it is created; "" if it joins none."""
-        options = container.config.linux.security_context.namespace_options
-        if options.pid == cri.TARGET:
-            owner = self._target(pod, options)
-        elif namespaces.shares_pid(options, pod.config.linux.security_context.namespace_options):
-            owner = await self._init.process(pod)
-        else:
-            yield ""
-            return
-        async with self._machine.facts.pid_namespace(owner) as path:
-            yield path
-
-    def _target(self, pod: Pod, options: cri.NamespaceOption) -> ProcessRef:
-        """The first process of the running container of this pod that `target_id` names."""
-        target = ids.resolve("container", self._state.containers, options.target_id)
-        if target.pod_id != pod.id:
-            raise WrongState(f"target container {target.id} is in another pod than {pod.id}")
-        transitions.require(target, "share the PID namespace of", ContainerState.RUNNING)
-        assert target.init is not None
-        return target.init
 
     # --- start ------------------------------------------------------------------------------------------------
 
@@ -317,9 +248,6 @@ class Containers:
     async def settle(self) -> None:
         """Wait for the operations in flight (orderly stop of the daemon)."""
         await self._joined.settle()
-
-
-USER_FILES = ("passwd", "group")
 
 
 def _retried(container: Container, config: cri.ContainerConfig) -> str:

@@ -19,7 +19,15 @@ import msgspec
 from sampan.model.errors import Invalid
 from sampan.model.image import Image
 from sampan.runtime.image_index import ImageIndex
-from sampan.runtime.ports import ArchivedImage, Archives, Layers, LayerSource, Registry, Repository, Usage
+from sampan.runtime.image_ports import (
+    ArchivedImage,
+    Archives,
+    Layers,
+    LayerSource,
+    Registry,
+    Repository,
+    Usage,
+)
 from sampan.runtime.pull import Intake, Progress, Report, Wanted
 from sampan.runtime.state import Gone, State, now
 from sampan.tasks import Joined, Tasks, step

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from sampan.runtime.ports import Bundles, Cgroups, Facts, Network, Oci, Rootfs, Sandboxes
+from sampan.runtime.image_ports import Rootfs
+from sampan.runtime.ports import Bundles, Cgroups, Facts, Network, Oci, Sandboxes
 from sampan.spec.facts import Host
 
 

@@ -4,7 +4,7 @@ Each has one real implementation in `host/` and one fake in `tests/fakes.py`; `t
 the same behaviour. Everything that removes is idempotent, and works after a reboot, when only the record is left.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +15,6 @@ import msgspec
 from sampan.config import Handler
 from sampan.model.process import ProcessRef
 from sampan.spec.facts import DeviceNode, Source
-from sampan.wire.credentials import Credentials
-from sampan.wire.manifest import Descriptor
-from sampan.wire.reference import Reference
 
 # --- processes: crun under conmon ---------------------------------------------------------------------------
 
@@ -265,132 +262,3 @@ class Network(Protocol):
 
     async def status(self) -> NetworkStatus:
         """Never blocks on a plugin."""
-
-
-# --- images and root file systems ---------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Disk use."""
-
-    bytes: int
-    inodes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Staged:
-    """A layer that is unpacked but not yet visible. `key` names its staging directory."""
-
-    key: str
-    blob_digest: str  # "sha256:..." of the bytes as fed (compressed)
-    blob_size: int
-    diff_id: str  # "sha256:..." of the uncompressed bytes
-    size: int  # bytes, unpacked
-    inodes: int
-
-
-class Layers(Protocol):
-    """Unpacked image layers, each under its chain id."""
-
-    def has(self, chain_id: str) -> bool:
-        """Whether the layer is published and whole."""
-
-    async def unpack(self, chunks: AsyncIterator[bytes], compression: str, *, base: bool = False) -> Staged:
-        """Unpack one layer; `compression` is what it should be: gzip, zstd or none. `base`: it is the lowest of its
-        image. Decompression, both hashes and the unpacking happen in a child process. Raises Invalid (bad content),
-        Exhausted (a budget), Lost (the child died)."""
-
-    async def publish(self, staged: Staged, chain_id: str, lowers: Sequence[str]) -> None:
-        """Make it durable and visible over `lowers` (chain ids, lowest first, all published). Idempotent."""
-
-    async def discard(self, staged: Staged) -> None:
-        """Drop what was staged."""
-
-    async def remove(self, chain_id: str) -> None:
-        """Remove a published layer; its space comes back soon after. Idempotent."""
-
-    async def sweep(self, keep: Collection[str]) -> None:
-        """Remove every published layer that is not in `keep`, and staging that nobody works on (at boot)."""
-
-    def size(self, chain_id: str) -> int:
-        """Bytes of a published layer, unpacked."""
-
-    async def fs_usage(self) -> Usage:
-        """What the store takes of the disk; cached, never measured on request."""
-
-
-@dataclass(frozen=True, slots=True)
-class LayerSource:
-    """Where one layer's bytes come from. `digest` is "" and `size` -1 where the source does not promise them;
-    `compression` is what it says: gzip, zstd or none."""
-
-    digest: str
-    size: int
-    compression: str
-    open: Callable[[], AsyncGenerator[bytes, None]]
-
-
-class Repository(Protocol):
-    """One repository of a registry, for the length of a pull. Raises NotFound, Denied, RegistryUnavailable, Invalid."""
-
-    async def resolve(self, target: str) -> str | None:
-        """The digest that the registry claims for a tag or digest, without fetching it; None if it does not say."""
-
-    async def manifest(self, target: str) -> bytes:
-        """The manifest or index under a tag or a digest; one asked for by digest has that digest."""
-
-    async def read(self, blob: Descriptor, limit: int) -> bytes:
-        """A small blob, digest and size checked."""
-
-    def stream(self, blob: Descriptor) -> AsyncGenerator[bytes, None]:
-        """A blob's bytes, resumed where a connection breaks: exactly as many as its descriptor says, its digest
-        unchecked."""
-
-
-class Registry(Protocol):
-    """Image registries."""
-
-    def open(
-        self, reference: Reference, credentials: Credentials | None
-    ) -> AbstractAsyncContextManager[Repository]:
-        """The repository a reference names, through the hosts that are configured for it now."""
-
-
-@dataclass(frozen=True, slots=True)
-class ArchivedImage:
-    """One image in an archive: its references in full, its config as stored, its layers, the lowest first."""
-
-    tags: tuple[str, ...]
-    digests: tuple[str, ...]
-    config: bytes
-    layers: tuple[LayerSource, ...]
-
-
-class Archives(Protocol):
-    """Image archives: OCI layouts (a directory or a tar) and what `docker save` writes, gzipped or not."""
-
-    def open(
-        self, source: Path | AsyncIterator[bytes], machine: str
-    ) -> AbstractAsyncContextManager[Sequence[ArchivedImage]]:
-        """The images in an archive that run on `machine` (`uname -m`). Raises Invalid, Exhausted."""
-
-
-class Rootfs(Protocol):
-    """A container's root: image layers below, its own writable layer on top."""
-
-    async def prepare(self, id: str, layers: Sequence[str]) -> Path:
-        """Mount the overlay for container `id` over these chain ids (lowest first); returns the merged root.
-        Refuses (Invalid) a root whose /dev, /proc or /sys is there but not a real directory."""
-
-    async def remove(self, id: str) -> None:
-        """Unmount and delete the container's layer. Idempotent."""
-
-    async def usage(self, id: str) -> Usage:
-        """What the container has written."""
-
-    async def read(self, root: Path, path: str, limit: int) -> bytes | None:
-        """A regular file of the image, resolved inside `root`; None if absent. Invalid if it is special or larger."""
-
-    async def remount(self, id: str, layers: Sequence[str]) -> Path:
-        """After a reboot: mount again what `prepare` made."""

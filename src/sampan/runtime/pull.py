@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sampan.model.errors import Invalid, RegistryUnavailable
-from sampan.runtime.ports import Layers, LayerSource, Staged
+from sampan.runtime.image_ports import Layers, LayerSource, Staged
 from sampan.tasks import KeyedLock, Tasks, finish, step
 
 # The kubelet waits at most five minutes between attempts to pull an image (MaxContainerBackOff).

@@ -10,8 +10,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from sampan.model.container import Container, ContainerState
+from sampan.runtime.image_ports import Usage
 from sampan.runtime.machine import Machine
-from sampan.runtime.ports import CgroupUsage, Usage
+from sampan.runtime.ports import CgroupUsage
 from sampan.runtime.state import Gone, Record, State, now
 
 log = logging.getLogger("sampan.stats")

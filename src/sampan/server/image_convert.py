@@ -4,7 +4,7 @@ import msgspec
 
 from sampan.api import cri_pb2 as cri
 from sampan.model.image import Image
-from sampan.runtime.ports import Usage
+from sampan.runtime.image_ports import Usage
 from sampan.wire.passwd import image_identity
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from sampan.api import cri_pb2 as cri
 from sampan.api import cri_pb2_grpc as rpc
 from sampan.model.errors import Invalid
+from sampan.runtime.image_ports import Usage
 from sampan.runtime.images import Images
-from sampan.runtime.ports import Usage
 from sampan.runtime.state import now
 from sampan.server import image_convert
 from sampan.wire import credentials

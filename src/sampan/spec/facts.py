@@ -52,6 +52,8 @@ class Host:
     swap: bool = True
     # The loaded profile that RuntimeDefault means; "": there is none, and such containers run without.
     apparmor_default: str = ""
+    # Pods with a user namespace of their own work here: the kernel makes them, and shows layers with ids mapped.
+    user_namespaces: bool = False
     # (RLIMIT_*, soft, hard) of every container; those not named are the daemon's own.
     rlimits: tuple[tuple[str, int, int], ...] = ()
 

@@ -1,0 +1,63 @@
+"""The RuntimeService's methods about containers: unpack, one use case, pack."""
+
+from typing import Any
+
+from sampan.api import cri_pb2 as cri
+from sampan.server import convert
+from sampan.server.use_cases import Rpcs
+
+
+class ContainerRpcs(Rpcs):
+    """Create, start, stop, remove, status, list, logs, exec."""
+
+    async def CreateContainer(
+        self, request: cri.CreateContainerRequest, _: Any
+    ) -> cri.CreateContainerResponse:
+        convert.require_config(request.HasField("config"), "config")
+        return cri.CreateContainerResponse(
+            container_id=await self._cases.containers.create(request.pod_sandbox_id, request.config)
+        )
+
+    async def StartContainer(self, request: cri.StartContainerRequest, _: Any) -> cri.StartContainerResponse:
+        await self._cases.containers.start(request.container_id)
+        return cri.StartContainerResponse()
+
+    async def StopContainer(self, request: cri.StopContainerRequest, _: Any) -> cri.StopContainerResponse:
+        await self._cases.containers.stop(request.container_id, request.timeout)
+        return cri.StopContainerResponse()
+
+    async def RemoveContainer(
+        self, request: cri.RemoveContainerRequest, _: Any
+    ) -> cri.RemoveContainerResponse:
+        await self._cases.containers.remove(request.container_id)
+        return cri.RemoveContainerResponse()
+
+    async def ListContainers(self, request: cri.ListContainersRequest, _: Any) -> cri.ListContainersResponse:
+        found = (
+            one for one in self._state.containers.values() if convert.container_matches(one, request.filter)
+        )
+        return cri.ListContainersResponse(
+            containers=[convert.container_item(one, self._image(one)) for one in convert.newest_first(found)]
+        )
+
+    async def ContainerStatus(
+        self, request: cri.ContainerStatusRequest, _: Any
+    ) -> cri.ContainerStatusResponse:
+        container = self._container(request.container_id)
+        response = cri.ContainerStatusResponse(
+            status=convert.container_status(container, self._image(container))
+        )
+        if request.verbose:
+            spec = await self._cases.machine.bundles.read(container.id)
+            response.info.update(convert.container_info(container, spec))
+        return response
+
+    async def ReopenContainerLog(
+        self, request: cri.ReopenContainerLogRequest, _: Any
+    ) -> cri.ReopenContainerLogResponse:
+        await self._cases.containers.reopen_log(request.container_id)
+        return cri.ReopenContainerLogResponse()
+
+    async def ExecSync(self, request: cri.ExecSyncRequest, _: Any) -> cri.ExecSyncResponse:
+        result = await self._cases.exec.sync(request.container_id, request.cmd, request.timeout)
+        return cri.ExecSyncResponse(stdout=result.stdout, stderr=result.stderr, exit_code=result.code)
