@@ -12,23 +12,51 @@ from pathlib import Path
 from typing import Any
 
 from sampan.config import Handler
-from sampan.model.errors import Invalid, ToolFailed, Unavailable
+from sampan.model.errors import Invalid, NotFound, ToolFailed, Unavailable
+from sampan.model.oom import OomKill
 from sampan.model.process import ProcessRef
-from sampan.runtime.image_ports import Usage
+from sampan.runtime.handler_ports import HandlerStatus, Trouble
+from sampan.runtime.image_ports import Filesystem, IdMapped, Usage
 from sampan.runtime.machine import Machine
 from sampan.runtime.ports import (
     Attached,
     Attachment,
+    CgroupDetails,
     CgroupUsage,
     ExecResult,
     Exit,
     Launch,
     Launched,
+    NetworkDetails,
     NetworkStatus,
     SandboxPlan,
 )
 from sampan.runtime.state import Record
 from sampan.spec.facts import DeviceNode, Host, Source
+from sampan.wire import cni_template
+from sampan.wire.cgroup_stats import Details
+from sampan.wire.cgroupfs import Limits
+from sampan.wire.net_dev import Interface
+from sampan.wire.oci_features import Features
+from tests.fake_devices import FakeCdi, FakeIoClasses
+from tests.fake_limits import FakeReadBack, FakeUpdates, Groups
+from tests.fake_volumes import FakeVolumes
+
+ABLE = HandlerStatus(
+    "crun",
+    "/usr/bin/crun",
+    Features(
+        name="crun",
+        version=(1, 28),
+        told=True,
+        seccomp=True,
+        apparmor=True,
+        selinux=True,
+        recursive_read_only=True,
+        idmapped_mounts=True,
+        user_namespaces=True,
+    ),
+)
 
 
 @dataclass
@@ -51,12 +79,20 @@ class World:
     cgroups: set[str] = field(default_factory=set)
     our_cgroups: set[str] = field(default_factory=set)  # marked, as the real ones are
     roots: set[str] = field(default_factory=set)
+    shown: set[str] = field(default_factory=set)  # containers that images are shown to
     bundles: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     processes: dict[str, Process] = field(default_factory=dict)
     logs: set[Path] = field(default_factory=set)
     files: dict[str, bytes] = field(default_factory=dict)
     sources: dict[str, Source] = field(default_factory=dict)
+    devices: dict[str, tuple[DeviceNode, ...]] = field(default_factory=dict)
+    apparmor_profiles: set[str] = field(default_factory=set)
+    interfaces: tuple[Interface, ...] = ()  # of every pod with a network of its own
+    seconds: int = 0  # between readings of control groups, a quarter of which each group uses the CPU
+    groups: Groups = field(default_factory=Groups)
     network_ready: bool = True
+    handlers: dict[str, HandlerStatus] = field(default_factory=lambda: {"crun": ABLE})
+    trouble: Trouble | None = None
     ignores_term: bool = False
     calls: list[str] = field(default_factory=list)
     failing: dict[str, BaseException] = field(default_factory=dict)
@@ -85,20 +121,23 @@ class World:
             "attachments": self.attachments,
             "cgroups": self.cgroups,
             "roots": self.roots,
+            "shown": self.shown,
             "bundles": self.bundles,
             "processes": self.processes,
         }
         return {name: sorted(items) for name, items in kinds.items() if items}
 
-    def end(self, id: str, code: int, *, oom: bool = False, lost: bool = False) -> None:
+    def end(
+        self, id: str, code: int, *, oom: bool = False, lost: bool = False, kill: OomKill | None = None
+    ) -> None:
         """The container's process ends by itself."""
         process = self.processes[id]
         if process.exit is None:
-            process.exit = Exit(code, at=1_700_000_000_000_000_000, oom=oom, lost=lost)
+            process.exit = Exit(code, at=1_700_000_000_000_000_000, oom=oom, lost=lost, kill=kill)
             process.ended.set()
 
 
-class FakeOci:
+class FakeOci(FakeUpdates):
     def __init__(self, world: World) -> None:
         self._world = world
 
@@ -120,7 +159,7 @@ class FakeOci:
         self._world.calls.append("oci.compiled_filter")
         return b"filter"
 
-    async def running(self, id: str) -> bool:
+    async def running(self, handler: Handler, id: str) -> bool:
         process = self._world.processes.get(id)
         return process is not None and process.running
 
@@ -172,6 +211,12 @@ class FakeBundles:
         await self._world.did("bundles.write")
         return Path("/bundles") / id
 
+    async def rewrite(self, id: str, spec: Mapping[str, Any]) -> None:
+        if id not in self._world.bundles:
+            raise NotFound(f"the bundle of container {id} is gone")
+        self._world.bundles[id] = spec
+        await self._world.did("bundles.rewrite")
+
     async def read(self, id: str) -> dict[str, Any] | None:
         spec = self._world.bundles.get(id)
         return dict(spec) if spec is not None else None
@@ -203,7 +248,10 @@ class FakeFacts:
         return {path: self._world.sources[path] for path in paths if path in self._world.sources}
 
     async def device_nodes(self, paths: Iterable[str]) -> dict[str, tuple[DeviceNode, ...]]:
-        return {}
+        return {path: self._world.devices[path] for path in paths if path in self._world.devices}
+
+    async def all_devices(self) -> tuple[DeviceNode, ...]:
+        return tuple(node for nodes in self._world.devices.values() for node in nodes)
 
     @asynccontextmanager
     async def pid_namespace(self, process: ProcessRef) -> AsyncIterator[str]:
@@ -211,6 +259,10 @@ class FakeFacts:
 
     async def host_file(self, path: str) -> bytes:
         return self._world.files.get(path, b"")
+
+    async def apparmor_profiles(self) -> frozenset[str]:
+        self._world.calls.append("facts.apparmor_profiles")
+        return frozenset(self._world.apparmor_profiles)
 
 
 class FakeSandboxes:
@@ -229,8 +281,13 @@ class FakeSandboxes:
         plan = self._world.sandboxes.get(id)
         return not namespaces or (plan is not None and namespaces <= plan.namespaces)
 
+    async def interfaces(self, ids: Sequence[str]) -> list[tuple[Interface, ...] | None]:
+        await self._world.did("sandboxes.interfaces")
+        plans = [self._world.sandboxes.get(id) for id in ids]
+        return [self._world.interfaces if plan and "net" in plan.namespaces else None for plan in plans]
 
-class FakeCgroups:
+
+class FakeCgroups(FakeReadBack):
     def __init__(self, world: World) -> None:
         self._world = world
 
@@ -253,12 +310,25 @@ class FakeCgroups:
 
     async def usage_many(self, groups: Sequence[tuple[str, str]]) -> list[CgroupUsage | None]:
         await self._world.did("cgroups.usage_many")
-        return [
-            CgroupUsage(at=1_700_000_000_000_000_000, cpu_ns=5, memory_usage=7)
-            if id in self._world.processes
-            else None
-            for _, id in groups
-        ]
+        self._world.seconds += 1
+        usage = CgroupUsage(
+            at=(1_700_000_000 + self._world.seconds) * 1_000_000_000,
+            cpu_ns=self._world.seconds * 250_000_000,
+            memory_usage=7,
+            memory_working_set=self._world.groups.used,
+            processes=1,
+        )
+        return [usage if self._there(parent, id) else None for parent, id in groups]
+
+    async def details_many(self, groups: Sequence[tuple[str, str, int]]) -> list[CgroupDetails | None]:
+        await self._world.did("cgroups.details_many")
+        details = CgroupDetails(
+            at=1_700_000_000_000_000_000, stats=Details(cpu_user_ns=5), limits=Limits(), processes=1
+        )
+        return [details if self._there(parent, id) else None for parent, id, _ in groups]
+
+    def _there(self, parent: str, id: str) -> bool:
+        return id in self._world.processes if id else parent in self._world.cgroups
 
     def container_path(self, parent: str, id: str) -> str:
         return f"{parent}/{id}"
@@ -282,17 +352,48 @@ class FakeNetwork:
         self._world.attachments.pop(attachment.pod_id, None)
         await self._world.did("network.detach")
 
+    async def details(self) -> NetworkDetails:
+        where = ("/nowhere", ("/nobin",))
+        if self._world.network_ready:
+            plugins = b'{"cniVersion": "1.0.0", "name": "fake", "plugins": [{"type": "bridge"}]}'
+            return NetworkDetails(plugins, "10-fake.conflist", *where)
+        return NetworkDetails(b"", "", *where, "no network configuration in /nowhere")
+
+    async def pod_cidrs(self, cidrs: Sequence[str]) -> None:
+        cni_template.values(cidrs)
+        self._world.calls.append(f"network.pod_cidrs {','.join(cidrs)}")
+
     async def status(self) -> NetworkStatus:
         if self._world.network_ready:
             return NetworkStatus(True)
         return NetworkStatus(False, "NetworkPluginNotReady", "no network configuration in /nowhere")
 
 
+class FakeHandlers:
+    """What is in `World.handlers` can be used, as far as it has no problem."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def of(self, name: str) -> HandlerStatus:
+        known = self._world.handlers
+        return known.get(name) or HandlerStatus(name, problem=f"no runtime handler {name!r} is configured")
+
+    async def require(self, name: str) -> HandlerStatus:
+        found = self.of(name)
+        if found.problem:
+            raise Unavailable(f"runtime handler {name} cannot be used: {found.problem}")
+        return found
+
+    def trouble(self) -> Trouble | None:
+        return self._world.trouble
+
+
 class FakeRootfs:
     def __init__(self, world: World) -> None:
         self._world = world
 
-    async def prepare(self, id: str, layers: Sequence[str]) -> Path:
+    async def prepare(self, id: str, layers: Sequence[str], users: IdMapped | None = None) -> Path:
         self._world.roots.add(id)
         await self._world.did("rootfs.prepare")
         return Path("/roots") / id
@@ -304,11 +405,14 @@ class FakeRootfs:
     async def usage(self, id: str) -> Usage:
         return Usage(4096, 1)
 
+    async def filesystem(self) -> Filesystem:
+        return Filesystem("/dev/fake", 1 << 30, 1000, 900)
+
     async def read(self, root: Path, path: str, limit: int) -> bytes | None:
         return self._world.files.get(path)
 
-    async def remount(self, id: str, layers: Sequence[str]) -> Path:
-        return await self.prepare(id, layers)
+    async def remount(self, id: str, layers: Sequence[str], users: IdMapped | None = None) -> Path:
+        return await self.prepare(id, layers, users)
 
 
 class FakeJournal:
@@ -337,8 +441,12 @@ def machine(world: World) -> Machine:
         cgroups=FakeCgroups(world),
         network=FakeNetwork(world),
         rootfs=FakeRootfs(world),
+        volumes=FakeVolumes(world.shown, world.did),
         bundles=FakeBundles(world),
         facts=FakeFacts(world),
+        handlers=FakeHandlers(world),
+        cdi=FakeCdi(),
+        io_classes=FakeIoClasses(),
         host=Host(capabilities=("CAP_CHOWN", "CAP_KILL")),
         node="node-1",
     )

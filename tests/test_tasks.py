@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from sampan import tasks
-from sampan.tasks import Joined, KeyedLock, Tasks, finish, step
+from sampan.model.errors import Unavailable
+from sampan.tasks import Joined, KeyedLock, Tasks, bounded, finish, step
 
 
 async def test_finish_runs_to_the_end_through_two_cancellations() -> None:
@@ -58,6 +59,38 @@ async def test_joined_work_is_done_once_and_outlives_its_caller() -> None:
     assert await asyncio.gather(*others) == [1] * 5
     assert not joined.running("k")
     await joined.settle()
+
+
+async def test_joined_work_keeps_what_it_was_asked_for_while_it_is_in_flight() -> None:
+    joined, go_on = Joined(), asyncio.Event()
+
+    async def work() -> bool:
+        return await go_on.wait()
+
+    asked = asyncio.ensure_future(joined.run("k", work(), "this"))
+    other = asyncio.ensure_future(joined.run("k", work(), "that"))
+    unasked = asyncio.ensure_future(joined.run("l", work()))
+    await asyncio.sleep(0)
+    assert (joined.request("k"), joined.request("l"), joined.request("m")) == ("this", None, None)
+    assert joined.running("l")
+    go_on.set()
+    await asyncio.gather(asked, other, unasked)
+    assert joined.request("k") is None
+
+
+async def test_what_takes_too_long_is_unavailable_and_says_what_it_was_and_how_long_it_had() -> None:
+    with pytest.raises(Unavailable, match=r"^attaching pod x \(CNI ADD\) did not end within 0\.01 s$"):
+        async with bounded(0.01, "attaching pod x (CNI ADD)"):
+            await asyncio.Event().wait()
+
+
+async def test_a_time_limit_within_keeps_its_own_words() -> None:
+    with pytest.raises(Unavailable, match=r"^the plugin took 3 s$"):
+        async with bounded(90, "attaching pod x"):
+            raise TimeoutError("the plugin took 3 s")
+    with pytest.raises(KeyError):
+        async with bounded(90, "attaching pod x"):
+            raise KeyError("not of time")
 
 
 async def test_a_joined_failure_reaches_every_caller_and_is_not_kept() -> None:

@@ -14,6 +14,9 @@ from pathlib import Path
 import msgspec
 
 from sampan.model.errors import Invalid
+from sampan.model.handler import Handler as Handler
+from sampan.model.handler import Handlers
+from sampan.model.paths import Paths as Paths
 from sampan.wire import settings
 from sampan.wire.settings import key, section, tables
 
@@ -29,73 +32,6 @@ class ConfigInvalid(Invalid):
         super().__init__(f"{source}: {count}\n" + "\n".join(f"  {problem}" for problem in problems))
 
 
-# --- where things are ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Handler:
-    """A runtime handler: the OCI runtime, its monitor, and where the runtime keeps its state."""
-
-    name: str
-    path: str
-    monitor: str
-    root: Path
-
-
-@dataclass(frozen=True, slots=True)
-class Paths:
-    """Every place on disk that is ours. `root` survives a reboot, `state` does not."""
-
-    root: Path
-    state: Path
-
-    @property
-    def database(self) -> Path:
-        return self.root / "state.db"
-
-    @property
-    def layers(self) -> Path:
-        """Unpacked image layers."""
-        return self.root / "layers"
-
-    @property
-    def blobs(self) -> Path:
-        """Downloads in flight, and blobs that the config keeps."""
-        return self.root / "blobs"
-
-    def writable(self, container_id: str) -> Path:
-        """A container's own layer: `upper` and `work`."""
-        return self.root / "containers" / container_id
-
-    def bundle(self, container_id: str) -> Path:
-        """A container's bundle: config.json and the mounted `rootfs`. Pod inits have one as well."""
-        return self.state / "containers" / container_id
-
-    def rootfs(self, container_id: str) -> Path:
-        return self.bundle(container_id) / "rootfs"
-
-    def pod(self, pod_id: str) -> Path:
-        """A pod's directory: ns/{net,ipc,uts}, shm, resolv.conf, hostname, hosts."""
-        return self.state / "pods" / pod_id
-
-    def namespace(self, pod_id: str, kind: str) -> Path:
-        """The pinned namespace file; kind is net, ipc or uts."""
-        return self.pod(pod_id) / "ns" / kind
-
-    def shm(self, pod_id: str) -> Path:
-        return self.pod(pod_id) / "shm"
-
-    @property
-    def exits(self) -> Path:
-        """conmon writes a container's exit code here, in a file named by its id."""
-        return self.state / "exits"
-
-    @property
-    def attach(self) -> Path:
-        """conmon's socket directory."""
-        return self.state / "attach"
-
-
 # --- the keys -----------------------------------------------------------------------------------------------
 
 
@@ -106,6 +42,22 @@ class Cgroup:
         settings.one_of("auto", "systemd", "cgroupfs"),
         "Who makes control groups: systemd (slices), cgroupfs (plain directories), or auto: systemd\n"
         "where it runs this machine. The kubelet asks for it over CRI and does the same.",
+    )
+    blockio_config: str = key(
+        "",
+        settings.optional_path,
+        "A YAML file of block I/O classes, in goresctrl's format; pods ask for one by annotation.\n"
+        "None if empty. It is read whenever a container asks.",
+    )
+    ignore_blockio_not_enabled: bool = key(
+        False,
+        settings.flag,
+        "Without blockio_config, pass over a container's block I/O class instead of refusing it.",
+    )
+    ignore_rdt_not_enabled: bool = key(
+        False,
+        settings.flag,
+        "Where resctrl is not mounted, pass over a container's RDT class instead of refusing it.",
     )
 
 
@@ -135,6 +87,17 @@ class Images:
     pinned: tuple[str, ...] = key(
         [], settings.list_of(settings.text), "References of images that the kubelet must never remove."
     )
+    ignore_volumes: bool = key(
+        False,
+        settings.flag,
+        "Make no directories for the VOLUMEs that images declare: containers write there to their own layer.",
+    )
+    slow_chown: bool = key(
+        False,
+        settings.flag,
+        "Where the file system of root cannot map ids, copy the whole image for each container in a user\n"
+        "namespace instead of refusing such pods. Slow, and it takes the image's size for each.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +120,8 @@ class Cni:
     conf_template: str = key(
         "",
         settings.optional_path,
-        "A file from which conf_dir's file is written once the node's pod CIDR is known; none if empty.\n"
-        "Not in this version.",
+        "A file from which 10-sampan.conflist is written into conf_dir once the kubelet has told the node's\n"
+        "pod CIDR, if there is no usable network by then; none if empty.",
     )
 
 
@@ -168,11 +131,43 @@ class RuntimeHandler:
     monitor: str = key(
         "conmon", settings.program, "What watches each container and keeps its log and exit code."
     )
+    args: tuple[str, ...] = key(
+        [],
+        settings.list_of(settings.runtime_option),
+        'Options of the runtime that precede its every command, such as "--platform=kvm" of runsc.',
+    )
+    root: str = key(
+        "",
+        settings.optional_directory,
+        "Where the runtime keeps its state; STATE/runtime/NAME if empty. Should not survive a reboot.",
+    )
+    privileged_without_host_devices: bool = key(
+        False,
+        settings.flag,
+        "Give privileged containers only the devices they ask for instead of all of the host's.",
+    )
+    base_runtime_spec: str = key(
+        "",
+        settings.optional_path,
+        "A JSON file in the form of an OCI config.json. Its hooks, annotations, process.rlimits, linux.sysctl,\n"
+        "and mounts at further places are added to every container of this handler.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
     default_handler: str = key("crun", settings.text, "The handler of pods that ask for none.")
+    cdi_dirs: tuple[Path, ...] = key(
+        ["/etc/cdi", "/var/run/cdi"],
+        settings.list_of(settings.path),
+        "Where vendors describe CDI devices, in files that only root can write. A device of a later\n"
+        "directory goes before one of the same name in an earlier.",
+    )
+    device_ownership_from_security_context: bool = key(
+        False,
+        settings.flag,
+        "Give requested devices to the container's runAsUser and runAsGroup, not to the host's owner.",
+    )
     handlers: Mapping[str, RuntimeHandler] = tables(
         RuntimeHandler,
         "crun",
@@ -240,11 +235,21 @@ class Config:
 
     @property
     def handlers(self) -> Mapping[str, Handler]:
-        """Every runtime handler by name; a handler's runtime keeps its state in `<state>/runtime/<name>`."""
-        return {
-            name: Handler(name, each.path, each.monitor, self.state / "runtime" / name)
+        """Every runtime handler by name; a handler's runtime keeps its state in `<state>/runtime/<name>` unless it is
+        told otherwise."""
+        known = {
+            name: Handler(
+                name=name,
+                path=each.path,
+                monitor=each.monitor,
+                root=Path(each.root) if each.root else self.state / "runtime" / name,
+                args=each.args,
+                base_spec=each.base_runtime_spec,
+                privileged_devices=not each.privileged_without_host_devices,
+            )
             for name, each in self.runtime.handlers.items()
         }
+        return Handlers(known, self.state)
 
     @property
     def default_handler(self) -> Handler:
@@ -298,12 +303,25 @@ def _checked(source: str, table: dict[str, object]) -> Config:
     if runtime.default_handler not in runtime.handlers:
         given, there = settings.shown(runtime.default_handler), ", ".join(runtime.handlers)
         problems.append(f"runtime.default_handler = {given}: no such handler; there is {there}")
+    problems += _shared_roots(config)
     if problems:
         raise ConfigInvalid(source, problems)
     return config
 
 
-NOT_YET = ("images.keep_blobs", "cni.conf_template", "streaming", "nri", "metrics")
+def _shared_roots(config: Config) -> list[str]:
+    """Two runtimes that keep their state in one place would each delete what the other made."""
+    owners: dict[Path, str] = {}
+    problems = []
+    for name, handler in config.handlers.items():
+        if handler.root in owners:
+            where = f"runtime.handlers.{name}.root = {settings.shown(str(handler.root))}"
+            problems.append(f"{where}: handler {owners[handler.root]} has the same; each needs a place of its own")
+        owners.setdefault(handler.root, name)
+    return problems
+
+
+NOT_YET = ("images.keep_blobs", "streaming", "nri", "metrics")
 
 
 def without_effect(config: Config) -> list[str]:

@@ -20,22 +20,28 @@ from sampan import config as configuration
 from sampan.api import cri_pb2_grpc as cri_rpc
 from sampan.api import sampan_pb2_grpc as own_rpc
 from sampan.config import Config
-from sampan.host import cgroups, features, places
+from sampan.host import apparmor, cgroups, features, places, userns_probe
 from sampan.host.archive import Archives
 from sampan.host.bundles import HostBundles
+from sampan.host.cdi import CdiDirectories
+from sampan.host.handlers import HostHandlers
+from sampan.host.io_classes import HostIoClasses
 from sampan.host.layers import Layers
 from sampan.host.network import CniNetwork
 from sampan.host.notify import notify
-from sampan.host.oci import CrunConmon
+from sampan.host.oci import OciConmon
 from sampan.host.registry import RegistryClient
 from sampan.host.rootfs import OverlayRootfs
 from sampan.host.sandboxes import PinnedSandboxes
 from sampan.host.sources import HostFacts
+from sampan.host.volumes import HostVolumes
 from sampan.model.errors import SampanError
 from sampan.runtime.containers import Containers, Parts
+from sampan.runtime.events import Events
 from sampan.runtime.exec import Exec
 from sampan.runtime.exits import Exits
 from sampan.runtime.images import Images, Supply
+from sampan.runtime.limits import Resources
 from sampan.runtime.machine import Machine
 from sampan.runtime.pod_init import PodInit
 from sampan.runtime.pods import Pods
@@ -87,9 +93,17 @@ async def build(config: Config) -> Daemon:
     tasks = Tasks()
     layers = Layers(config.paths)
     await layers.open()
-    network = CniNetwork(config.cni.conf_dir, config.cni.bin_dirs, builtin=config.cni.builtin)
-    rootfs = OverlayRootfs(config.paths, layers)
-    machine = await _machine(config, rootfs, network)
+    network = CniNetwork(
+        config.cni.conf_dir,
+        config.cni.bin_dirs,
+        builtin=config.cni.builtin,
+        template=config.cni.conf_template,
+    )
+    rootfs = OverlayRootfs(config.paths, layers, slow_chown=config.images.slow_chown)
+    handlers = HostHandlers(
+        config.handlers, config.runtime.default_handler, (config.paths.state, config.paths.root)
+    )
+    machine = await _machine(config, rootfs, HostVolumes(config.paths, layers), network, handlers)
     images = Images(state, layers, _supply(config, machine), tasks)
     exits = Exits(config, state, machine, tasks)
     init = PodInit(config, state, machine, tasks)
@@ -99,11 +113,20 @@ async def build(config: Config) -> Daemon:
     stats = Stats(state, machine)
     damage = database.opened.reason
     cases = UseCases(
-        config, state, machine, pods, containers, Exec(config, state, machine, tasks), stats, damage
+        config,
+        state,
+        machine,
+        pods,
+        containers,
+        Exec(config, state, machine, tasks),
+        Resources(config, state, machine, containers.locks),
+        stats,
+        Events(state),
+        damage,
     )
     tasks.start("stats collector", stats.collect())
     recovery = Recovery(state, machine, pods, containers, (exits, init), tasks)
-    close = (tasks.stop, network.close, rootfs.close, layers.close, database.close)
+    close = (tasks.stop, handlers.close, network.close, rootfs.close, layers.close, database.close)
     return Daemon(cases, images, recovery, close)
 
 
@@ -120,28 +143,43 @@ def _supply(config: Config, machine: Machine) -> Supply:
     )
 
 
-async def _machine(config: Config, rootfs: OverlayRootfs, network: CniNetwork) -> Machine:
+async def _machine(
+    config: Config,
+    rootfs: OverlayRootfs,
+    volumes: HostVolumes,
+    network: CniNetwork,
+    handlers: HostHandlers,
+) -> Machine:
     groups = await cgroups.detect(config.cgroup.driver)
-    handlers = config.handlers.values()
-    runtimes = await features.runtimes(handlers)
-    others = await features.tools([*{handler.monitor for handler in handlers}, "catatonit"])
-    for tool in (*runtimes, *others):
-        log.info("found %s %s at %s", tool.name, tool.version, tool.path)
-        for warning in tool.warnings:
-            log.warning("%s", warning)
+    await handlers.open()
+    init = await features.tool("catatonit")
+    log.info("found %s %s at %s", init.name, init.version, init.path)
+    await apparmor.load_default()
     limits = places.raise_descriptor_limit()
-    host = replace(await features.gather(groups, runtimes), rlimits=(("RLIMIT_NOFILE", *limits),))
+    host = replace(
+        await features.gather(groups),
+        rlimits=(("RLIMIT_NOFILE", *limits),),
+        user_namespaces=await userns_probe.works(config.root, slow_chown=config.images.slow_chown),
+    )
     return Machine(
-        oci=CrunConmon(config.paths, systemd_cgroup=host.systemd_cgroup),
+        oci=OciConmon(config.paths, systemd_cgroup=host.systemd_cgroup),
         sandboxes=PinnedSandboxes(config.paths),
         cgroups=groups,
         network=network,
         rootfs=rootfs,
+        volumes=volumes,
         bundles=HostBundles(config.paths),
         facts=HostFacts(),
+        cdi=CdiDirectories(config.runtime.cdi_dirs),
+        io_classes=HostIoClasses(
+            config.cgroup.blockio_config,
+            ignore_blockio=config.cgroup.ignore_blockio_not_enabled,
+            ignore_rdt=config.cgroup.ignore_rdt_not_enabled,
+        ),
+        handlers=handlers,
         host=host,
         node=os.uname().nodename,
-        pod_init=next(tool.path for tool in others if tool.name == "catatonit"),
+        pod_init=init.path,
     )
 
 
@@ -195,6 +233,7 @@ async def run(config: Config) -> None:
     await told.wait()
     notify("STOPPING=1")
     log.info("ending: waiting up to %d s for the calls in flight; containers go on", STOP_SECONDS)
+    daemon.cases.events.close()  # these streams would end by themselves never
     await server.stop(STOP_SECONDS)
     await _settle(daemon)
     for close in daemon.close:

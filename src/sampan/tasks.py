@@ -99,6 +99,12 @@ class KeyedLock:
                 self._entries.pop(key, None)
 
 
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    task: "asyncio.Task[Any]"
+    request: object
+
+
 class Joined:
     """Work that concurrent callers with the same key share: the first starts it, all get its result.
 
@@ -107,27 +113,33 @@ class Joined:
     """
 
     def __init__(self) -> None:
-        self._running: dict[Hashable, asyncio.Task[Any]] = {}
+        self._running: dict[Hashable, _Flight] = {}
 
     def running(self, key: Hashable) -> bool:
         """Whether work under `key` is in flight."""
         return key in self._running
 
+    def request(self, key: Hashable) -> object:
+        """What the work in flight under `key` was asked for; None without any, or for work that nobody asked for."""
+        flight = self._running.get(key)
+        return flight and flight.request
+
     async def wait(self, key: Hashable) -> None:
         """Wait until nothing is in flight under `key`, whatever comes of it."""
-        while (task := self._running.get(key)) is not None:
-            await asyncio.wait([task])
+        while (flight := self._running.get(key)) is not None:
+            await asyncio.wait([flight.task])
 
-    async def run(self, key: Hashable, work: Coroutine[Any, Any, T]) -> T:
-        """The result of the work in flight under `key`, or of `work`, started now."""
-        task: asyncio.Task[T] | None = self._running.get(key)
-        if task is None:
+    async def run(self, key: Hashable, work: Coroutine[Any, Any, T], request: object = None) -> T:
+        """The result of the work in flight under `key`, or of `work`, started now and remembered with `request`."""
+        flight = self._running.get(key)
+        if flight is None:
             task = asyncio.get_running_loop().create_task(work, name=f"joined {key}")
-            self._running[key] = task
+            flight = self._running[key] = _Flight(task, request)
             task.add_done_callback(lambda done: self._ended(key, done))
         else:
             work.close()
-        return await asyncio.shield(task)
+        result: T = await asyncio.shield(flight.task)
+        return result
 
     def _ended(self, key: Hashable, task: "asyncio.Task[Any]") -> None:
         del self._running[key]
@@ -137,7 +149,7 @@ class Joined:
     async def settle(self) -> None:
         """Wait until nothing is in flight (for an orderly stop)."""
         while self._running:
-            await asyncio.gather(*self._running.values(), return_exceptions=True)
+            await asyncio.gather(*(flight.task for flight in self._running.values()), return_exceptions=True)
 
 
 @asynccontextmanager

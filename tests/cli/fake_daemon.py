@@ -42,6 +42,7 @@ class FakeDaemon(rpc.RuntimeServiceServicer, rpc.ImageServiceServicer):
         self.statuses: dict[str, cri.ContainerStatus] = {}
         self.images: dict[str, cri.Image] = {}
         self.asked: list[object] = []
+        self.events: list[cri.ContainerEventResponse] = []
         self.output = said(b"hello")
         self.exit_code = 0
         self.hold = False
@@ -267,6 +268,12 @@ class FakeDaemon(rpc.RuntimeServiceServicer, rpc.ImageServiceServicer):
             for each in self.containers.values()
         ]
         return cri.ListContainerStatsResponse(stats=found)
+
+    def GetContainerEvents(
+        self, request: cri.GetEventsRequest, context: Context
+    ) -> Iterator[cri.ContainerEventResponse]:
+        self._heard(request, context)
+        yield from self.events
 
     def ListImages(self, request: cri.ListImagesRequest, context: Context) -> cri.ListImagesResponse:
         self._heard(request, context)

@@ -138,6 +138,38 @@ def test_what_cannot_start_leaves_nothing(sampan: Sampan, daemon: FakeDaemon, st
     assert list((daemon.root / "logs").iterdir()) == []
 
 
+CREATE = "command: /usr/bin/crun create 0123"
+
+
+@pytest.mark.parametrize(
+    ("details", "said", "code"),
+    [
+        (
+            f"/usr/bin/crun failed (exit code 1): executable file `no` not found in $PATH: No such file or directory; "
+            f"{CREATE}",
+            "executable file `no` not found in $PATH: No such file or directory",
+            127,
+        ),
+        (f"crun failed (exit code 1): open executable: Permission denied; {CREATE}",
+         "open executable: Permission denied", 126),
+        (f"crun failed (exit code 1): chdir `/x`: Not a directory; {CREATE}",
+         f"crun failed (exit code 1): chdir `/x`: Not a directory; {CREATE}", 1),
+        ('exec: "no": executable file not found in $PATH: unknown',
+         'exec: "no": executable file not found in $PATH: unknown', 127),
+        ('exec: "/x": stat /x: no such file or directory', 'exec: "/x": stat /x: no such file or directory', 127),
+        ('exec: "/x": permission denied', 'exec: "/x": permission denied', 126),
+        ("ImageVolumeMountFailed: image x is not here", "image x is not here", 1),
+        ("", "the daemon answered UNKNOWN and nothing else", 1),
+    ],
+)  # fmt: skip
+def test_a_program_that_cannot_be_run_is_said_as_a_shell_would(
+    sampan: Sampan, daemon: FakeDaemon, details: str, said: str, code: int
+) -> None:
+    daemon.fails["CreateContainer"] = (grpc.StatusCode.UNKNOWN, details)
+    ran = sampan("run", "app:1", "no")
+    assert (ran.code, ran.out, ran.err) == (code, "", f"sampan: {said}\n")
+
+
 def test_the_first_failure_is_told_even_if_undoing_fails_too(sampan: Sampan, daemon: FakeDaemon) -> None:
     daemon.fails["StartContainer"] = (grpc.StatusCode.UNKNOWN, "exec: no such file")
     daemon.fails["StopPodSandbox"] = (grpc.StatusCode.INTERNAL, "umount failed")

@@ -1,4 +1,4 @@
-"""What every Oci does: the fake that use cases are tested with, and real crun under real conmon."""
+"""What every Oci does: the fake that use cases are tested with, and real runtimes under real conmon."""
 
 import asyncio
 import signal
@@ -12,7 +12,7 @@ from sampan.config import Handler
 from sampan.model.errors import ToolFailed
 from sampan.model.process import ProcessRef
 from sampan.runtime.ports import Launch, Oci
-from tests import cgroup_drivers
+from tests import cgroup_drivers, oci_runtimes
 from tests.fakes import FakeOci, World
 from tests.host.containers import Lab
 
@@ -26,12 +26,17 @@ class Subject:
     handler: Handler
 
 
+REAL = [(runtime, driver) for runtime in oci_runtimes.RUNTIMES for driver in cgroup_drivers.DRIVERS]
+
+
 @pytest.fixture(
-    params=["fake", *(pytest.param(driver, marks=pytest.mark.root) for driver in cgroup_drivers.DRIVERS)]
+    params=["fake", *(pytest.param(one, marks=pytest.mark.root, id="-".join(one)) for one in REAL)]
 )
 async def subject(request: pytest.FixtureRequest, short_tmp: Path) -> AsyncIterator[Subject]:
     if request.param != "fake":
-        lab = Lab(short_tmp, request.param)
+        runtime, driver = request.param
+        oci_runtimes.require(runtime)
+        lab = Lab(short_tmp, driver, runtime)
         try:
             yield Subject(lab.oci, lambda: lab.launch("sleep", "100000"), lab.handler)
         finally:
@@ -51,9 +56,9 @@ async def test_created_is_not_started(subject: Subject) -> None:
     launch = subject.launch()
     launched = await subject.oci.create(launch)
     assert launched.init != launched.monitor
-    assert not await subject.oci.running(launch.id)
+    assert not await subject.oci.running(subject.handler, launch.id)
     await subject.oci.start(subject.handler, launch.id)
-    assert await subject.oci.running(launch.id)
+    assert await subject.oci.running(subject.handler, launch.id)
 
 
 async def test_an_id_is_created_once(subject: Subject) -> None:
@@ -64,7 +69,7 @@ async def test_an_id_is_created_once(subject: Subject) -> None:
     # and the one that was there is unharmed
     assert await subject.oci.signal(launched.init, 0)
     await subject.oci.start(subject.handler, launch.id)
-    assert await subject.oci.running(launch.id)
+    assert await subject.oci.running(subject.handler, launch.id)
 
 
 async def test_a_kill_is_137_and_seen_by_everyone_who_waits(subject: Subject) -> None:
@@ -100,7 +105,7 @@ async def test_delete_ends_it_and_can_be_repeated(subject: Subject, started: boo
     for _ in range(2):
         await subject.oci.delete(subject.handler, launch.id)
     assert not await subject.oci.signal(launched.init, 0)
-    assert not await subject.oci.running(launch.id)
+    assert not await subject.oci.running(subject.handler, launch.id)
     await subject.oci.delete(subject.handler, "f" * 64)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from sampan.config import Handler, Paths
 from sampan.host.container_cgroup import ContainerCgroup, machine_layout
-from sampan.host.oci import CrunConmon
+from sampan.host.oci import OciConmon
 from sampan.host.processes import find, read_small
 from sampan.host.threads import in_thread
 from sampan.runtime.ports import Launch, Launched
@@ -61,11 +61,13 @@ async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
 class Lab:
     """One test's own runtime: state and cgroup parent have names that nobody else has."""
 
-    def __init__(self, directory: Path, driver: str = cgroup_paths.CGROUPFS) -> None:
+    def __init__(
+        self, directory: Path, driver: str = cgroup_paths.CGROUPFS, runtime: str = "crun"
+    ) -> None:
         self.paths = Paths(directory / "root", directory / "state")
-        self.handler = Handler("crun", "crun", "conmon", self.paths.state / "runtime" / "crun")
+        self.handler = Handler(runtime, runtime, "conmon", self.paths.state / "runtime" / runtime)
         self.driver = driver
-        self.oci = CrunConmon(self.paths, systemd_cgroup=driver == cgroup_paths.SYSTEMD)
+        self.oci = OciConmon(self.paths, systemd_cgroup=driver == cgroup_paths.SYSTEMD)
         self.parent = cgroup_drivers.parent(driver, f"sampan_test_{uuid.uuid4().hex[:12]}")
         self.logs = directory / "logs"
         self.root = directory / "busybox"

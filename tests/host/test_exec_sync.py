@@ -138,6 +138,17 @@ async def test_what_both_outputs_say_fits_a_response(lab: Lab, box: str) -> None
     assert (len(result.stdout), len(result.stderr)) == (10_000_000, 15 * MIB - 10_000_000)
 
 
+@pytest.mark.parametrize(("flood", "word"), [(1, 2), (2, 1)])
+async def test_a_flood_of_one_output_does_not_silence_the_other(
+    lab: Lab, box: str, flood: int, word: int
+) -> None:
+    script = f"head -c 30000000 /dev/zero >&{flood}; echo why it failed >&{word}; exit 1"
+    result = await execute(lab, box, "sh", "-c", script)
+    outputs = {1: result.stdout, 2: result.stderr}
+    assert outputs[word] == b"why it failed\n"
+    assert len(outputs[flood]) == exec_sync.OUTPUT_LIMIT - exec_sync._OWN
+
+
 async def test_a_flood_of_many_commands_is_capped_too(
     lab: Lab, box: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,12 +177,14 @@ def test_a_share_gives_its_own_bytes_first_and_never_more_than_a_response(
     shared = process.Budget(100 * MIB)
     monkeypatch.setattr(exec_sync, "_shared", shared)
     share = exec_sync._Share()
-    assert share.draw(exec_sync._OWN) == exec_sync._OWN
+    out, err = share.outputs
+    assert out.draw(exec_sync._OWN) == exec_sync._OWN
     assert shared.left == 100 * MIB
-    assert exec_sync._OWN + share.draw(20 * MIB) == 15 * MIB
-    assert share.draw(1) == 0
+    assert exec_sync._OWN + out.draw(20 * MIB) + exec_sync._OWN == 15 * MIB
+    assert out.draw(1) == 0
+    assert err.draw(MIB) == exec_sync._OWN
     shared.left = 10
-    other = exec_sync._Share()
+    other, _ = exec_sync._Share().outputs
     assert other.draw(MIB) == exec_sync._OWN + 10
     share.close()
     assert other.draw(MIB) == MIB

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sampan.host import exits, processes
-from sampan.host.crun_state import CrunState
+from sampan.host.runtime_state import RuntimeState
 from sampan.host.process import spawn
 from sampan.host.processes import find
 from sampan.model.process import ProcessRef
@@ -27,14 +27,14 @@ async def test_a_live_container_is_not_lost_for_want_of_descriptors(
         assert init is not None
         monkeypatch.setattr(os, "pidfd_open", none_left)
         with pytest.raises(OSError, match="Too many open files"):
-            await exits.ended(init, init, tmp_path / "exit", CrunState(tmp_path, tmp_path))
+            await exits.ended(init, init, tmp_path / "exit", RuntimeState(tmp_path, tmp_path))
         monkeypatch.undo()
 
 
 async def test_an_exit_code_that_cannot_be_read_now_is_not_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    exit_file, state = tmp_path / "exit", CrunState(tmp_path, tmp_path)
+    exit_file, state = tmp_path / "exit", RuntimeState(tmp_path, tmp_path)
     exit_file.write_text("7")
     with monkeypatch.context() as patch:
         patch.setattr(exits, "read_small", none_left)
@@ -46,5 +46,5 @@ async def test_an_exit_code_that_cannot_be_read_now_is_not_lost(
 
 async def test_an_end_that_nobody_saw_is_lost(tmp_path: Path) -> None:
     assert processes.find(GONE.pid) is None
-    ending = await exits.ended(GONE, GONE, tmp_path / "exit", CrunState(tmp_path, tmp_path))
+    ending = await exits.ended(GONE, GONE, tmp_path / "exit", RuntimeState(tmp_path, tmp_path))
     assert (ending.code, ending.lost) == (exits.UNKNOWN, True)

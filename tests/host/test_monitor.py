@@ -105,7 +105,7 @@ def command(bundle: Path, script: str) -> conmon.Command:
     return conmon.Command(
         conmon=str(program),
         runtime="/bin/crun",
-        root=bundle,
+        options=(f"--root={bundle}",),
         id=ID,
         bundle=bundle,
         exits=bundle,

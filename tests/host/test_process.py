@@ -1,14 +1,16 @@
 """Tests of host.process: real children."""
 
 import asyncio
+import ctypes
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from sampan.host import process
+from sampan.host import process, syscalls
 from sampan.host.process import read_until, run, spawn
 from sampan.host.processes import find
 from sampan.host.threads import in_thread
@@ -35,6 +37,15 @@ def leaves_nothing() -> object:
     yield None
     assert descriptors() == before
     assert children() == others
+
+
+async def test_no_two_children_share_a_session_keyring() -> None:
+    keyring = syscalls._KEYCTL, 0, -3, 0  # KEYCTL_GET_KEYRING_ID of the caller's session
+    source = f"import ctypes; print(ctypes.CDLL(None).syscall(*{keyring}))"
+    said = [int((await run([sys.executable, "-c", source])).stdout) for _ in range(2)]
+    if -1 in said:
+        pytest.skip("this kernel has no keyrings, or refuses them here")
+    assert len({*said, ctypes.CDLL(None).syscall(*keyring)}) == 3
 
 
 async def test_output_and_code_come_back() -> None:

@@ -12,6 +12,7 @@ from sampan.runtime.containers import Containers, Parts
 from sampan.runtime.exec import Exec
 from sampan.runtime.exits import Exits
 from sampan.runtime.images import Images, Supply
+from sampan.runtime.limits import Resources
 from sampan.runtime.machine import Machine
 from sampan.runtime.pod_init import PodInit
 from sampan.runtime.pods import Pods
@@ -20,6 +21,7 @@ from sampan.runtime.state import State
 from sampan.runtime.stats import Stats
 from sampan.runtime.stops import Stops
 from sampan.tasks import Tasks
+from tests.fake_layers import FakeLayers
 from tests.fakes import FakeJournal, World, machine
 
 IMAGE = Image(
@@ -45,6 +47,8 @@ class System:
     stats: Stats
     recovery: Recovery
     tasks: Tasks
+    images: Images
+    resources: Resources
 
     async def pod(self, name: str = "web", **more: Any) -> str:
         return await self.pods.run(pod_config(name, **more), "")
@@ -65,8 +69,8 @@ def wire(world: World | None = None, journal: FakeJournal | None = None) -> Syst
     state, tasks, host = State(journal), Tasks(), machine(world)
     state.adopt([IMAGE, *journal.rows.values()])
     images = Images(
-        state, cast(Any, None), Supply(cast(Any, None), cast(Any, None), "x86_64"), tasks
-    )  # it only finds
+        state, FakeLayers(), Supply(cast(Any, None), cast(Any, None), "x86_64"), tasks
+    )  # it only finds and removes
     exits = Exits(config, state, host, tasks)
     init = PodInit(config, state, host, tasks)
     stops = Stops(config, state, host, exits)
@@ -75,7 +79,8 @@ def wire(world: World | None = None, journal: FakeJournal | None = None) -> Syst
     recovery = Recovery(state, host, pods, containers, (exits, init), tasks)
     return System(
         config, world, journal, state, host, pods, containers, exits, stops,
-        Exec(config, state, host, tasks), Stats(state, host), recovery, tasks,
+        Exec(config, state, host, tasks), Stats(state, host), recovery, tasks, images,
+        Resources(config, state, host, containers.locks),
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from sampan.api import cri_pb2 as cri
 from sampan.model.container import ContainerState
 from sampan.model.errors import AlreadyExists, Invalid, NotFound, ToolFailed, WrongState
 from sampan.spec.facts import Source
-from tests.runtime.system import System, container_config, pod_config, until, wire
+from tests.runtime.system import IMAGE, System, container_config, pod_config, until, wire
 
 CREATE_CALLS = ["rootfs.prepare", "bundles.write", "bundles.make_log", "oci.create"]
 
@@ -70,6 +70,33 @@ async def test_a_caller_that_leaves_does_not_stop_the_create(call: str) -> None:
     await asyncio.sleep(0)
     go_on.set()
     assert list(system.state.containers) == [await retry]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("call", ["", *CREATE_CALLS])
+async def test_an_image_is_held_while_a_container_is_made_of_it(call: str, fails: bool) -> None:
+    """Also in the moment before the intent is on record (`call` "")."""
+    system = wire()
+    pod = await system.pod()
+    go_on = system.world.hang(call or CREATE_CALLS[0])
+    if fails:
+        system.world.fail(call or CREATE_CALLS[0])
+    create = asyncio.ensure_future(system.container(pod))
+    await until(lambda: call in system.world.calls if call else system.images._held[IMAGE.id])
+    assert bool(system.state.containers) is bool(call)
+    await system.images.remove(IMAGE.id)
+    assert system.state.images[IMAGE.id].removed and system.images.find(IMAGE.id) is None
+    with pytest.raises(NotFound, match="pull it"):
+        await system.container(pod, "another")
+    go_on.set()
+    if fails:
+        with pytest.raises(ToolFailed, match="injected"):
+            await create
+    else:
+        assert system.state.containers[await create].image_id in system.state.images
+        await system.containers.remove(await create)
+    await until(lambda: not system.state.images)
+    await system.tasks.stop()
 
 
 async def test_a_retry_gets_the_same_container_and_another_config_is_refused() -> None:

@@ -53,7 +53,7 @@ UNSAFE = [
     *("run.oci.hooks.stdout", "run.oci.keep_original_groups", "run.oci.seccomp.plugins", "run.oci.handler"),
     *("run.oci.seccomp_bpf_data", "run.oci.systemd.force_cgroup_v1", "org.systemd.property.MemoryMax"),
     *("krun.cpus", "org.criu.config", "module.wasm.image/variant", "io.kubernetes.cri.container-type"),
-    *("cdi.k8s.io/x", "bundle"),
+    *("cdi.example.io/x", "bundle"),
 ]
 
 
@@ -271,11 +271,32 @@ def test_a_compiled_filter_is_handed_over_only_for_its_own_profile() -> None:
 def test_an_apparmor_profile_must_be_loaded() -> None:
     profile = cri.SecurityProfile(profile_type=cri.SecurityProfile.Localhost, localhost_ref="web")
     known = facts(secured(apparmor=profile), host=replace(HOST, apparmor=True))
-    assert container.build(known)["process"]["apparmorProfile"] == "web"
     loaded = replace(known, apparmor_profiles=frozenset({"web"}))
     assert container.build(loaded)["process"]["apparmorProfile"] == "web"
     with pytest.raises(Invalid, match="'web' is not loaded"):
         container.build(replace(known, apparmor_profiles=frozenset({"other"})))
+
+
+def test_what_nobody_asked_for_may_be_missing_but_not_what_somebody_did() -> None:
+    host = replace(HOST, apparmor=True)
+    assert "apparmorProfile" not in container.build(facts(secured(), host=host))["process"]
+    asked = secured(apparmor=cri.SecurityProfile(profile_type=cri.SecurityProfile.RuntimeDefault))
+    with pytest.raises(Invalid, match=r"sampan-default.*is not loaded.*apparmor_parser"):
+        container.build(facts(asked, host=host))
+    with pytest.raises(Invalid, match="no AppArmor"):
+        container.build(facts(asked))
+
+
+def test_a_privileged_container_has_a_profile_only_by_name() -> None:
+    host = replace(HOST, apparmor=True)
+    loaded = frozenset({"web", "sampan-default"})
+    named = cri.SecurityProfile(profile_type=cri.SecurityProfile.Localhost, localhost_ref="web")
+    config = secured(privileged=True, apparmor=named)
+    made = container.build(facts(config, host=host, apparmor_profiles=loaded))
+    assert made["process"]["apparmorProfile"] == "web"
+    default = secured(privileged=True, apparmor=cri.SecurityProfile())
+    made = container.build(facts(default, host=host, apparmor_profiles=loaded))
+    assert "apparmorProfile" not in made["process"]
 
 
 def test_a_config_is_plain_json() -> None:

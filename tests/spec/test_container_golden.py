@@ -15,7 +15,9 @@ import pytest
 from google.protobuf import json_format
 
 from sampan.api import cri_pb2 as cri
+from sampan.model.cdi import Given
 from sampan.model.image import ImageConfig
+from sampan.model.io_classes import DeviceLimits
 from sampan.spec import capabilities, container, sandbox
 from sampan.spec.facts import ContainerFacts, DeviceNode, Host, PodFacts, Source, User
 
@@ -67,6 +69,11 @@ def facts(request: dict[str, Any]) -> ContainerFacts:
     extra = request.get("facts", {})
     if "seccomp_localhost" in extra:
         extra["seccomp_localhost"] = json.dumps(extra["seccomp_localhost"]).encode()
+    if "image_mounts" in extra:
+        extra["image_mounts"] = {int(number): path for number, path in extra["image_mounts"].items()}
+    for name, kind in (("cdi", tuple[Given, ...]), ("block_io", tuple[DeviceLimits, ...])):
+        if name in extra:
+            extra[name] = msgspec.convert(extra[name], kind)
     return replace(made, **extra)
 
 

@@ -111,6 +111,13 @@ def test_no_number_that_the_kernel_would_shorten_gets_through(value: int) -> Non
     assert families(value) == set()
 
 
+@pytest.mark.parametrize("caps", [set(), {"CAP_SYS_ADMIN"}, set(capabilities.KNOWN)])
+def test_socketcall_is_refused_before_any_socket_is_allowed(caps: set[str]) -> None:
+    """libseccomp keeps an ALLOW of its own for it where no other rule came first."""
+    first = seccomp.default(caps, "x86_64")["syscalls"][0]
+    assert first == {"names": ["socketcall"], "action": ERRNO, "errnoRet": 1}
+
+
 def test_architectures_come_with_their_small_sisters() -> None:
     assert seccomp.default((), "x86_64")["architectures"] == [
         "SCMP_ARCH_X86_64",

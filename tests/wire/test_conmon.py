@@ -11,7 +11,7 @@ from sampan.wire.conmon import Command, argv, created, exit_code, log_path, resi
 COMMAND = Command(
     conmon="conmon",
     runtime="/usr/bin/crun",
-    root=Path("/s/runtime/crun"),
+    options=("--root=/s/runtime/crun",),
     id="c1",
     bundle=Path("/s/containers/c1"),
     exits=Path("/s/exits"),

@@ -42,23 +42,3 @@ def test_the_cgroup_that_a_config_asks_for_is_read() -> None:
     assert config is not None
     assert config.linux.cgroups_path == "/kubepods/x"
     assert crun.config(b"{") is None
-
-
-@pytest.mark.parametrize(
-    ("log", "words"),
-    [
-        (b"", ""),
-        (b'{"msg":"not found","level":"error","time":"t"}\n', "not found"),
-        (b'{"msg":"a","level":"error"}\n{"msg":"b","level":"error"}\n', "a; b"),
-        (b'{"msg":"careful","level":"warning"}\n', ""),
-        (b"no json\n", ""),
-    ],
-)
-def test_the_log_tells_what_crun_itself_could_not_do(log: bytes, words: str) -> None:
-    assert crun.errors(log) == words
-
-
-def test_an_exec_never_passes_words_of_the_command_as_options() -> None:
-    argv = crun.exec_process("crun", "/root", "c1", "/proc/self/fd/3", "/proc/self/fd/4")
-    assert argv[-1] == "c1"
-    assert "--process=/proc/self/fd/3" in argv

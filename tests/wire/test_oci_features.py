@@ -33,9 +33,17 @@ def test_a_crun_without_the_features_command() -> None:
     features = oci_features.features(CRUN, None)
     assert features.version == (1, 8, 1)
     assert (features.seccomp, features.apparmor, features.selinux) == (True, True, True)
-    assert features.recursive_read_only
-    assert not features.idmapped_mounts
-    assert not oci_features.features(b"crun version 1.3\n", None).recursive_read_only
+    assert (features.name, features.told) == ("crun", False)
+    assert features.recursive_read_only and features.idmapped_mounts and features.user_namespaces
+    older = oci_features.features(b"crun version 1.3\n", None)
+    assert (older.recursive_read_only, older.idmapped_mounts, older.user_namespaces) == (False, False, True)
+
+
+def test_of_another_runtime_nothing_is_known_without_its_word() -> None:
+    features = oci_features.features(b"runsc version release-20231009.0\nspec: 1.1.0\n", None)
+    assert (features.name, features.version, features.told) == ("runsc", (), False)
+    assert not (features.recursive_read_only or features.idmapped_mounts or features.user_namespaces)
+    assert not oci_features.features(b"runc version 1.8.1\n", None).recursive_read_only
 
 
 @pytest.mark.parametrize("able", [True, False])
@@ -43,12 +51,18 @@ def test_a_crun_that_lists_its_features(able: bool) -> None:
     said = {
         "ociVersionMin": "1.0.0",
         "mountOptions": ["rw", "ro", *(["rro"] if able else [])],
-        "linux": {"cgroup": {"v1": True}, "mountExtensions": {"idmap": {"enabled": able}}},
+        "linux": {
+            "cgroup": {"v1": True},
+            "namespaces": ["pid", *(["user"] if able else [])],
+            "mountExtensions": {"idmap": {"enabled": able}},
+        },
         "potentiallyUnsafeConfigAnnotations": ["run.oci.hooks.stdout"],
     }
     features = oci_features.features(b"crun version 1.21\n", msgspec.json.encode(said))
+    assert features.told
     assert features.recursive_read_only is able
     assert features.idmapped_mounts is able
+    assert features.user_namespaces is able
 
 
 def test_a_runtime_built_without_a_security_module() -> None:

@@ -2,6 +2,7 @@
 person.
 """
 
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,8 @@ import grpc
 from sampan.api import cri_pb2 as cri
 from sampan.api import cri_pb2_grpc as rpc
 from sampan.api import sampan_pb2_grpc as own_rpc
-from sampan.cli.invocation import FAILED, OUT_OF_TIME, UNREACHABLE, Failed
+from sampan.cli.invocation import CANNOT_RUN, FAILED, NOT_FOUND, OUT_OF_TIME, UNREACHABLE, Failed
+from sampan.model.errors import Typed
 from sampan.wire import settings
 
 Request = TypeVar("Request")
@@ -21,6 +23,14 @@ Response = TypeVar("Response")
 MESSAGE_LIMIT = 64 << 20  # bytes; the list of a busy node, the output of an exec
 
 _START = "start it with `systemctl start sampan` or `sudo sampand`, or name another socket with --endpoint"
+
+
+# A program that an OCI runtime (crun, runc) could not run in a container, and the code that shells give that.
+_NO_PROGRAM = (
+    (re.compile(r"executable file .*not found|exec: .*: no such file or directory"), NOT_FOUND),
+    (re.compile(r"open executable: |exec: .*: (permission denied|is a directory)"), CANNOT_RUN),
+)
+_TOOL_FAILED = re.compile(r"\S+ failed \([^)]*\): (.*); command: .*", re.DOTALL)  # errors.ToolFailed
 
 
 class NotOffered(Failed):
@@ -99,6 +109,8 @@ class Client:
             return NotOffered(f"this daemon cannot do that: {details or 'not implemented'}")
         if code is grpc.StatusCode.INVALID_ARGUMENT:
             return Refused(details)
+        if code is grpc.StatusCode.UNKNOWN:
+            return _told(details)
         return Failed(details or f"the daemon answered {code.name} and nothing else", FAILED)
 
     # --- what most commands begin with ----------------------------------------------------------------------
@@ -115,6 +127,17 @@ class Client:
         """A container's status as it is now."""
         request = cri.ContainerStatusRequest(container_id=container_id)
         return self.call(self.runtime.ContainerStatus, request).status
+
+
+def _told(details: str) -> Failed:
+    """A failure in the words of a tool, or with a first word that is meant for the kubelet."""
+    for pattern, exit_code in _NO_PROGRAM:
+        if pattern.search(details):
+            words = _TOOL_FAILED.fullmatch(details)
+            return Failed(words[1] if words else details, exit_code)
+    for kind in Typed.__subclasses__():
+        details = details.removeprefix(f"{kind.token}: ")
+    return Failed(details or "the daemon answered UNKNOWN and nothing else", FAILED)
 
 
 def _reach(path: Path) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 DEFAULT_ENDPOINT = "unix:///run/sampan/sampan.sock"
 FAILED, UNREACHABLE, OUT_OF_TIME = 1, 3, 124
+CANNOT_RUN, NOT_FOUND = 126, 127  # the program in the container, as shells say it
 
 
 class Failed(click.ClickException):

@@ -1,8 +1,8 @@
 """`sampan`: arguments → command → exit code. A client of the daemon's socket like any other.
 
 Exit codes: 0 done, 1 the operation failed, 2 usage, 3 the daemon cannot be reached, 124 out of time, 130
-interrupted; `run` and `exec` pass on the code of what they ran. A command's module is imported only when the
-command is used, so that help and completion come at once.
+interrupted; `run` and `exec` pass on the code of what they ran, 126 if it cannot be run, 127 if it is not there.
+A command's module is imported only when the command is used, so that help and completion come at once.
 """
 
 import sys
@@ -30,6 +30,7 @@ COMMANDS = {
     "import": ("images", "Import image archives, as `docker save` or `skopeo copy` write them."),
     "inspect": ("inspect", "Show all that is known of a container, a pod or an image, as JSON."),
     "stats": ("stats", "Show what containers use."),
+    "events": ("events", "Show what happens to pods and containers, as it happens, until ^C."),
     "info": ("about", "Show the state of the daemon and of the node."),
     "config": ("config", "Work with the daemon's configuration file."),
     "version": ("about", "Show the versions of client and daemon."),

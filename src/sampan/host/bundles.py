@@ -16,7 +16,7 @@ import msgspec
 from sampan.config import Paths
 from sampan.host.mounts import delete
 from sampan.host.threads import in_thread
-from sampan.model.errors import Invalid
+from sampan.model.errors import Invalid, NotFound
 from sampan.tasks import step_now
 
 PROFILE_LIMIT = 1 << 20  # bytes of a Localhost seccomp profile
@@ -29,9 +29,10 @@ class HostBundles:
         self._paths = paths
 
     async def write(self, id: str, spec: Mapping[str, Any]) -> Path:
-        return await in_thread(self._write, id, msgspec.json.encode(spec))
+        return await in_thread(self._write, id, msgspec.json.encode(spec), _mapped_root(spec))
 
-    def _write(self, id: str, spec: bytes) -> Path:
+    def _write(self, id: str, spec: bytes, owner: tuple[int, int] | None) -> Path:
+        """`owner` is root of the container's user namespace, if it has one of its own."""
         bundle = self._paths.bundle(id)
         step_now("bundle.write", id)
         bundle.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -39,8 +40,27 @@ class HostBundles:
         with suppress(FileExistsError):
             root.mkdir()
             root.chmod(0o755)  # the init is nobody, and must be able to look into its own root
-        (bundle / "config.json").write_bytes(spec)
+            os.chown(root, *(owner or (0, 0)))
+        if owner:
+            self._let_in(bundle, owner[1])
+        file = bundle / "config.json"
+        file.touch(0o600)
+        file.write_bytes(spec)
         return bundle
+
+    def _let_in(self, bundle: Path, group: int) -> None:
+        """Root of a user namespace is nobody here, and the OCI runtime looks up the root directory as it. Others may
+        go through `state` to what they know the name of; through the bundle only that root may, by its group."""
+        os.chown(bundle, 0, group)
+        bundle.chmod(0o710)
+        for folder in (bundle.parent, self._paths.state):
+            folder.chmod(0o711)
+        for folder in self._paths.state.resolve().parents:
+            if not folder.stat().st_mode & stat.S_IXOTH:
+                raise Invalid(
+                    f"a pod with a user namespace cannot reach its root below {folder}, which is closed to other users:"
+                    f" chmod o+x {folder}, or give the daemon another --state"
+                )
 
     async def read(self, id: str) -> dict[str, Any] | None:
         return await in_thread(self._read, id)
@@ -52,6 +72,22 @@ class HostBundles:
             )
         except (FileNotFoundError, msgspec.DecodeError):
             return None
+
+    async def rewrite(self, id: str, spec: Mapping[str, Any]) -> None:
+        await in_thread(self._rewrite, id, msgspec.json.encode(spec))
+
+    def _rewrite(self, id: str, spec: bytes) -> None:
+        bundle = self._paths.bundle(id)
+        step_now("bundle.rewrite", id)
+        fresh = bundle / "config.json.new"
+        try:
+            fresh.write_bytes(spec)
+            fresh.replace(bundle / "config.json")
+        except FileNotFoundError as error:
+            raise NotFound(f"the bundle of container {id} is gone") from error
+        except OSError:
+            fresh.unlink(missing_ok=True)
+            raise
 
     async def remove(self, id: str) -> None:
         await in_thread(self._remove, id)
@@ -68,6 +104,13 @@ class HostBundles:
 
     async def read_profile(self, path: str) -> bytes:
         return await in_thread(_read_profile, path)
+
+
+def _mapped_root(spec: Mapping[str, Any]) -> tuple[int, int] | None:
+    """The host's ids of id 0 in the container's user namespace (OCI config-linux.md, "User namespace mappings")."""
+    linux = spec.get("linux", {})
+    maps = linux.get("uidMappings"), linux.get("gidMappings")
+    return (maps[0][0]["hostID"], maps[1][0]["hostID"]) if all(maps) else None
 
 
 def _make_directory(directory: Path) -> None:

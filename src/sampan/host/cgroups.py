@@ -13,10 +13,12 @@ import stat
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
+from sampan.host.cgroup_readings import Readings, read
 from sampan.host.threads import in_thread
-from sampan.runtime.ports import CgroupUsage
+from sampan.runtime.ports import CgroupDetails, CgroupUsage
 from sampan.tasks import step_now
 from sampan.wire import cgroup_paths, cgroupfs, mountinfo
 from sampan.wire.cgroup_paths import Layout
@@ -24,7 +26,6 @@ from sampan.wire.cgroup_paths import Layout
 MARK = "trusted.sampan"
 _UNMARKED = 0o1755  # of a group that we made and did not come to mark; the sticky bit means nothing else here
 _GRACE_SECONDS = 0.02  # for so long after a move the next is quick
-_CRUN_GROUP = "container"  # crun(1), run.oci.systemd.subgroup
 _LIMITS_V1 = {
     "memory": ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes"),
     "cpu": ("cpu.shares", "cpu.cfs_quota_us", "cpu.cfs_period_us"),
@@ -52,7 +53,7 @@ def _detect(configured: str) -> "HostCgroups":
     mounts = mountinfo.parse(Path("/proc/thread-self/mountinfo").read_bytes())
     layout = cgroup_paths.layout(mounts)
     if layout.v2:
-        layout = cgroup_paths.layout(mounts, _read(f"{layout.v2}/cgroup.controllers") or b"")
+        layout = cgroup_paths.layout(mounts, read(f"{layout.v2}/cgroup.controllers") or b"")
     driver = cgroup_paths.choose_driver(
         configured,
         systemd_booted=Path("/run/systemd/system").is_dir(),
@@ -68,6 +69,7 @@ class HostCgroups:
     def __init__(self, driver: str, layout: Layout) -> None:
         self.driver = driver
         self.layout = layout
+        self._readings = Readings(layout)
         self._moved = 0.0
 
     def container_path(self, parent: str, id: str) -> str:
@@ -100,9 +102,16 @@ class HostCgroups:
             await in_thread(self._remove, relative)
 
     async def usage_many(self, groups: Sequence[tuple[str, str]]) -> list[CgroupUsage | None]:
-        """One reading of each group, given as (parent, container id); None for one that is gone."""
-        places = [cgroup_paths.directory(self.driver, parent, id) for parent, id in groups]
-        return await in_thread(lambda: [self._usage(place) for place in places])
+        """One reading of each group, given as (parent, container id or ""); None for one that is gone."""
+        places = [self._place(parent, id) for parent, id in groups]
+        return await in_thread(lambda: [self._readings.usage(place) for place in places])
+
+    async def details_many(self, groups: Sequence[tuple[str, str, int]]) -> list[CgroupDetails | None]:
+        """The rest of what each group says, given as (parent, container id or "", pid of its first process or 0)."""
+        places = [(self._place(parent, id), init) for parent, id, init in groups]
+        return await in_thread(
+            lambda: [self._readings.details(place, self._limits(place), init) for place, init in places]
+        )
 
     async def usage(self, parent: str, id: str) -> CgroupUsage | None:
         """One reading of one container's group; None if it is gone."""
@@ -110,17 +119,17 @@ class HostCgroups:
 
     async def parent_usage(self, parent: str) -> CgroupUsage | None:
         """One reading of a parent group, everything in it included; None if there is no such group."""
-        return await in_thread(self._usage, cgroup_paths.parent_directory(self.driver, parent))
+        return (await self.usage_many([(parent, "")]))[0]
 
-    async def read_back(self, parent: str, id: str) -> cgroupfs.Limits:
+    async def read_back(self, parent: str, id: str, files: Sequence[str] = ()) -> cgroupfs.Limits:
         """The limits as the kernel has them, for comparison with those asked for (a limit may be lost
-        silently)."""
-        return await in_thread(self._limits, cgroup_paths.directory(self.driver, parent, id))
+        silently), and those in `files`, by name."""
+        return await in_thread(self._read_back, cgroup_paths.directory(self.driver, parent, id), files)
 
     # --- parents, in a thread -----------------------------------------------------------------------------
 
     def _move_to_self(self) -> None:
-        for line in (_read("/proc/self/cgroup") or b"").decode().splitlines():
+        for line in (read("/proc/self/cgroup") or b"").decode().splitlines():
             _, controllers, group = line.split(":", 2)
             top = self.layout.v1.get(controllers) if controllers else self.layout.v2
             if top and controllers != "memory":  # there a move charges pages
@@ -158,85 +167,30 @@ class HostCgroups:
 
     # --- readings, in a thread ----------------------------------------------------------------------------
 
-    def _usage(self, place: str) -> CgroupUsage | None:
-        return self._usage_v2(place) if self.layout.unified else self._usage_v1(place)
+    def _place(self, parent: str, id: str) -> str:
+        """Where the group of a container is; without an id, the parent itself."""
+        if not id:
+            return cgroup_paths.parent_directory(self.driver, parent)
+        return cgroup_paths.directory(self.driver, parent, id)
 
-    def _usage_v1(self, place: str) -> CgroupUsage | None:
-        v1 = self.layout.v1
-        cpu = _read(f"{v1.get('cpuacct', '')}/{place}/cpuacct.usage")
-        group = f"{v1.get('memory', '')}/{place}"
-        used, stat = _read(f"{group}/memory.usage_in_bytes"), _read(f"{group}/memory.stat")
-        if cpu is None and used is None:
-            return None
-        pids = _read(f"{v1.get('pids', '')}/{place}/pids.current")
-        return _reading(cgroupfs.number(cpu), cgroupfs.memory_v1(used, stat), pids)
-
-    def _usage_v2(self, place: str) -> CgroupUsage | None:
-        group = self._group_v2(place)
-        cpu = _read(f"{group}/cpu.stat")
-        if cpu is None:  # every group has it, whatever controllers are on
-            return None
-        memory = cgroupfs.memory_v2(
-            _read(f"{group}/memory.current"),
-            _read(f"{group}/memory.max"),
-            _read(f"{group}/memory.stat"),
-            _read(f"{group}/memory.swap.current"),
-            _read(f"{group}/memory.swap.max"),
-        )
-        return _reading(cgroupfs.cpu_v2(cpu), memory, _read(f"{group}/pids.current"))
-
-    def _group_v2(self, place: str) -> str:
-        """The directory with the figures of a group. In a scope crun makes one group more for the container, and
-        only that one has the limits that were asked for: 1.8 gives the scope none, 1.21 a wrong one for swap."""
-        group = f"{self.layout.v2}/{place}"
-        inner = f"{group}/{_CRUN_GROUP}"
-        return inner if place.endswith(".scope") and Path(inner).is_dir() else group
+    def _read_back(self, place: str, names: Sequence[str]) -> cgroupfs.Limits:
+        files: dict[str, str] = {}
+        for name in names:
+            mounted = self.layout.v1.get(name.partition(".")[0])
+            group = self._readings.group_v2(place) if self.layout.unified else f"{mounted}/{place}"
+            if (text := read(f"{group}/{name}")) is not None:
+                files[name] = text.decode("ascii", "replace")
+        return replace(self._limits(place), files=files)
 
     def _limits(self, place: str) -> cgroupfs.Limits:
         if self.layout.unified:
-            group = self._group_v2(place)
-            return cgroupfs.limits_v2({name: _read(f"{group}/{name}") for name in _LIMITS_V2})
+            group = self._readings.group_v2(place)
+            return cgroupfs.limits_v2({name: read(f"{group}/{name}") for name in _LIMITS_V2})
         files: dict[str, bytes | None] = {}
         for controller, names in _LIMITS_V1.items():
             mounted = self.layout.v1.get(controller)
-            files |= {name: _read(f"{mounted}/{place}/{name}") if mounted else None for name in names}
+            files |= {name: read(f"{mounted}/{place}/{name}") if mounted else None for name in names}
         return cgroupfs.limits_v1(files)
-
-
-def _reading(cpu_ns: int | None, memory: cgroupfs.Memory, pids: bytes | None) -> CgroupUsage:
-    return CgroupUsage(
-        at=time.time_ns(),
-        cpu_ns=cpu_ns,
-        memory_usage=memory.usage,
-        memory_working_set=memory.working_set,
-        memory_available=memory.available,
-        memory_rss=memory.rss,
-        page_faults=memory.page_faults,
-        major_page_faults=memory.major_page_faults,
-        swap_usage=memory.swap_usage,
-        swap_available=memory.swap_available,
-        processes=cgroupfs.number(pids),
-    )
-
-
-def _read(path: str) -> bytes | None:
-    """A kernel file in one read (the largest, memory.stat, has 2 KiB); None if it is not there, or its group
-    is gone."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    try:
-        return os.read(fd, 1 << 16)
-    except OSError as error:
-        if error.errno in (
-            errno.ENODEV,
-            errno.EOPNOTSUPP,
-        ):  # removed since we opened it; or v2's root has no such figure
-            return None
-        raise
-    finally:
-        os.close(fd)
 
 
 def _remove_ours(group: Path) -> bool:
@@ -268,8 +222,8 @@ def _enable_controllers(group: Path) -> None:
     Not fatal: a group with processes of its own refuses (no-internal-process rule), and the OCI runtime,
     which needs the controllers for the limits it sets, tries again and says what is missing.
     """
-    available = set((_read(f"{group}/cgroup.controllers") or b"").split())
-    missing = available - set((_read(f"{group}/cgroup.subtree_control") or b"").split())
+    available = set((read(f"{group}/cgroup.controllers") or b"").split())
+    missing = available - set((read(f"{group}/cgroup.subtree_control") or b"").split())
     for controller in sorted(missing):
         with suppress(OSError):
             (group / "cgroup.subtree_control").write_bytes(b"+" + controller)
@@ -278,6 +232,6 @@ def _enable_controllers(group: Path) -> None:
 def _inherit_cpuset(above: Path, group: Path) -> None:
     """A new v1 cpuset has no CPU and no memory node, and can hold no process until it gets its parent's."""
     for name in ("cpuset.cpus", "cpuset.mems"):
-        value = (_read(f"{above}/{name}") or b"").strip()
-        if value and not (_read(f"{group}/{name}") or b"").strip():
+        value = (read(f"{above}/{name}") or b"").strip()
+        if value and not (read(f"{group}/{name}") or b"").strip():
             (group / name).write_bytes(value)

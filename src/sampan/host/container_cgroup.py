@@ -1,14 +1,14 @@
-"""One container's control group: kill all that is in it, say whether the kernel killed for memory, remove it.
+"""One container's control group: kill all that is in it, count what the kernel killed for memory, remove it.
 
 For v1, v2 and the hybrid of both. Not the parents that pods share, and no statistics (`host.cgroups`).
 Everything here is for code that runs in a thread. Sources: Documentation/admin-guide/cgroup-v2.rst,
 cgroup-v1/freezer-subsystem.rst.
 """
 
+import errno
 import os
 import signal
 import time
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -17,6 +17,10 @@ from sampan.wire import cgroupfs, mountinfo, proc
 from sampan.wire.cgroup_paths import Layout, layout
 
 _KILL_ROUNDS = 20
+_CRUN_GROUP = "container"  # crun(1), run.oci.systemd.subgroup
+# EOPNOTSUPP: a threaded group on v2 has no cgroup.procs of its own (its processes are listed above it) and no
+# cgroup.kill; every group has, once it is not threaded.
+_ABSENT = (errno.ENOENT, errno.ENODEV, errno.ENOTDIR, errno.EOPNOTSUPP)
 
 
 @cache
@@ -39,18 +43,37 @@ class ContainerCgroup:
         """Whether there is such a group anywhere."""
         return any(Path(folder).is_dir() for folder in self._folders)
 
-    def oom_killed(self) -> bool:
-        """Whether the kernel has killed a process of the group because its memory was used up."""
-        memory = self._layout.v1.get("memory")
-        file = f"{memory}/{self.below}/memory.oom_control" if memory else ""
-        if not file and self._layout.v2:
-            file = f"{self._layout.v2}/{self.below}/memory.events"
-        if not self._folders or not file:
-            return False
-        try:
-            return bool(cgroupfs.table(read_small(file)).get(b"oom_kill"))
-        except OSError:
-            return False
+    @property
+    def root(self) -> str:
+        """The group that is the container's alone: under systemd its scope, in which crun makes one group more."""
+        above, _, last = self.below.rpartition("/")
+        return above if last == _CRUN_GROUP and above.endswith(".scope") else self.below
+
+    @property
+    def memory_v1(self) -> bool:
+        """Whether memory is accounted by cgroup v1."""
+        return "memory" in self._layout.v1
+
+    def memory_file(self, group: str, name: str) -> str:
+        """Where the file `name` of a group's memory controller is."""
+        return f"{self._layout.v1.get('memory') or self._layout.v2}/{group}/{name}"
+
+    def memory_limit(self, group: str) -> int | None:
+        """A group's own limit in bytes; None without one, or if the group is gone."""
+        name = "memory.limit_in_bytes" if self.memory_v1 else "memory.max"
+        limit = cgroupfs.number(_read(self.memory_file(group, name)))
+        return limit if limit is not None and limit < cgroupfs.UNLIMITED else None
+
+    def oom_kills(self) -> int:
+        """How many processes of the group the kernel has killed for memory; 0 if the group is gone."""
+        if not self._folders:
+            return 0
+        name = "memory.oom_control" if self.memory_v1 else "memory.events"
+        return cgroupfs.table(_read(self.memory_file(self.below, name))).get(b"oom_kill", 0)
+
+    def lift_cpu_quota(self) -> None:
+        """Lift the limit on CPU time of a group on v1. Raises OSError."""
+        _write(f"{self._layout.v1['cpu']}/{self.below}/cpu.cfs_quota_us", b"-1")
 
     def kill(self) -> None:
         """SIGKILL to everything in the group and below, fork bombs included."""
@@ -64,23 +87,13 @@ class ContainerCgroup:
         """By `cgroup.kill` (Linux 5.14), where the processes are in the unified hierarchy."""
         if not self._layout.v2:
             return False
-        try:
-            _write(f"{self._layout.v2}/{self.below}/cgroup.kill", b"1")
-        except OSError:
-            return False
-        return self._layout.unified
+        return _written(f"{self._layout.v2}/{self.below}/cgroup.kill", b"1") and self._layout.unified
 
     def _freeze(self, state: bytes) -> bool:
         """On v1, stop the group, so that nothing forks while it is killed. The signals act once it is
         thawed."""
         freezer = self._layout.v1.get("freezer")
-        if freezer is None:
-            return False
-        try:
-            _write(f"{freezer}/{self.below}/freezer.state", state)
-        except OSError:
-            return False
-        return True
+        return freezer is not None and _written(f"{freezer}/{self.below}/freezer.state", state)
 
     def _kill_each(self) -> None:
         killed: set[int] = set()
@@ -99,8 +112,7 @@ class ContainerCgroup:
         found: set[int] = set()
         for folder in self._folders:
             for directory, _, _ in os.walk(folder):
-                with suppress(OSError):
-                    found.update(proc.pids(Path(directory, "cgroup.procs").read_bytes()))
+                found.update(proc.pids(_read(f"{directory}/cgroup.procs") or b""))
         return found - {os.getpid()}
 
     def kill_and_remove(self, seconds: float) -> bool:
@@ -137,6 +149,28 @@ def _remove(folder: str) -> bool:
             continue
         except OSError:
             return False
+    return True
+
+
+def _read(path: str) -> bytes | None:
+    """A file of a group; None if it is not there, or its group is gone. All else (no descriptors, no memory) raises
+    OSError: it says nothing about the group."""
+    try:
+        return read_small(path)
+    except OSError as error:
+        if error.errno in _ABSENT:
+            return None
+        raise
+
+
+def _written(path: str, text: bytes) -> bool:
+    """Write; False if the file is not there."""
+    try:
+        _write(path, text)
+    except OSError as error:
+        if error.errno in _ABSENT:
+            return False
+        raise
     return True
 
 

@@ -1,7 +1,7 @@
-"""ExecSync: `crun exec` as a child of ours, with pipes; its whole family dies at the timeout.
+"""ExecSync: the OCI runtime's `exec` as a child of ours, with pipes; its whole family dies at the timeout.
 
-No file is written: the process object and crun's log are memory files, passed as descriptors 3 and 4, which
-crun closes before the command runs. The log is what tells a command that ended with 1 from a crun that could
+No file is written: the process object and the runtime's log are memory files, passed as descriptors 3 and 4, which
+it closes before the command runs. The log is what tells a command that ended with 1 from a runtime that could
 not run it.
 """
 
@@ -18,28 +18,40 @@ from sampan.host.processes import find, kill_family
 from sampan.model.errors import ToolFailed
 from sampan.runtime.ports import ExecResult
 from sampan.tasks import finish
-from sampan.wire import crun
+from sampan.wire import oci_runtime
 
 _LOG_LIMIT = 64 << 10
 OUTPUT_LIMIT = 15 << 20  # bytes of both outputs: the kubelet refuses a response of more than 16 MiB
-_OWN = 256 << 10  # of it, what a command may always say, however much others say at the same time
+_OWN = 256 << 10  # of it, what each output may always say, however much the other one and other commands say
 _shared = Budget(96 << 20)  # what all running commands together may say beyond that
 PROCESS, LOG = "/proc/self/fd/3", "/proc/self/fd/4"
 
 
-class _Share(Budget):
-    """One command's budget: its own bytes first, then from what all share, given back at `close`."""
+class _Output(Budget):
+    """One output's budget: its own bytes first, then from its command's share."""
 
-    def __init__(self) -> None:
+    def __init__(self, share: "_Share") -> None:
         super().__init__(_OWN)
-        self._more = OUTPUT_LIMIT - _OWN
-        self._borrowed = 0
+        self._share = share
 
     def draw(self, wanted: int) -> int:
         own = super().draw(wanted)
-        borrowed = _shared.draw(min(wanted - own, self._more - self._borrowed))
+        return own + self._share.draw(wanted - own)
+
+
+class _Share(Budget):
+    """What both outputs of a command may say beyond their own, out of what all share; given back at `close`."""
+
+    def __init__(self) -> None:
+        super().__init__(OUTPUT_LIMIT - 2 * _OWN)
+        self._borrowed = 0
+        self.outputs = (_Output(self), _Output(self))
+
+    def draw(self, wanted: int) -> int:
+        borrowed = _shared.draw(min(wanted, self.left))
+        self.left -= borrowed
         self._borrowed += borrowed
-        return own + borrowed
+        return borrowed
 
     def close(self) -> None:
         """What was borrowed may be kept by others."""
@@ -48,27 +60,28 @@ class _Share(Budget):
 
 
 async def exec_sync(argv: Sequence[str], process: Mapping[str, Any], seconds: float) -> ExecResult:
-    """Run `process` by `argv` (made by `crun.exec_process` for PROCESS and LOG); `seconds` 0 waits for ever.
+    """Run `process` by `argv` (`CommandLine.exec_process` for PROCESS and LOG); `seconds` 0 waits for ever.
 
     As with containerd, a command that cannot be run (not found, not executable, no such directory) is an
     error, ToolFailed, and not an exit code. TimeoutError after everything that it started has been killed.
-    Output beyond OUTPUT_LIMIT (or, when many commands flood us at once, beyond less) is read and dropped.
+    Output beyond OUTPUT_LIMIT (or, when many commands flood us at once, beyond less) is read and dropped; however
+    much one of the outputs says, the beginning of the other is kept.
     """
     with closing(_Share()) as share:
         return await _exec_sync(argv, process, seconds, share)
 
 
 async def _exec_sync(
-    argv: Sequence[str], process: Mapping[str, Any], seconds: float, share: Budget
+    argv: Sequence[str], process: Mapping[str, Any], seconds: float, share: _Share
 ) -> ExecResult:
     with _memory_file("process", msgspec.json.encode(process)) as spec, _memory_file("log") as log:
-        async with spawn(argv, fds=[spec, log], limit=share) as child:
+        async with spawn(argv, fds=[spec, log], limit=share.outputs) as child:
             await _until_end(child, process, seconds)
             finished = await child.finished()
-        words = crun.errors(os.pread(log, _LOG_LIMIT, 0))
+        words = oci_runtime.errors(os.pread(log, _LOG_LIMIT, 0))
     if finished.code and words:
         raise ToolFailed(argv, finished.code, words)
-    # minus a signal: crun itself was killed, from outside
+    # minus a signal: the runtime itself was killed, from outside
     code = finished.code if finished.code >= 0 else 128 - finished.code
     return ExecResult(code, finished.stdout, finished.stderr)
 

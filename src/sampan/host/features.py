@@ -4,17 +4,16 @@ import asyncio
 import os
 import re
 import shutil
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sampan.config import Handler
 from sampan.host import devices
 from sampan.host.cgroups import HostCgroups
 from sampan.host.process import run
 from sampan.host.threads import in_thread
 from sampan.model.errors import Unavailable
 from sampan.spec.facts import DeviceNode, Host
+from sampan.tasks import bounded
 from sampan.wire import oci_features
 from sampan.wire.cgroup_paths import SYSTEMD, Layout
 from sampan.wire.oci_features import Features
@@ -32,8 +31,8 @@ CAPABILITIES = (
     "CAP_CHECKPOINT_RESTORE",
 )
 # fmt: on
-APPARMOR_PROFILE = "sampan-default"  # what RuntimeDefault means, once it is loaded
 LOWEST_OOM_SCORE = -1000
+ANSWER_SECONDS = 20.0  # for a program to say its version and its features
 _FIXED_CRUN = (1, 28)
 _RRO_KERNEL = (5, 12)  # mount_setattr(2)
 _KERNEL = re.compile(r"(\d+)\.(\d+)", re.ASCII)
@@ -67,27 +66,21 @@ async def find(name: str) -> str:
     return path
 
 
-async def runtimes(handlers: Iterable[Handler]) -> tuple[Tool, ...]:
-    """The OCI runtimes of these handlers, each once. Raises Unavailable if one is not there."""
-    return tuple(await asyncio.gather(*map(_runtime, sorted({handler.path for handler in handlers}))))
-
-
-async def tools(names: Iterable[str]) -> tuple[Tool, ...]:
-    """The other programs, conmon and catatonit, each once. Raises Unavailable if one is not there."""
-    return tuple(await asyncio.gather(*map(_tool, sorted(set(names)))))
-
-
-async def _runtime(name: str) -> Tool:
+async def runtime(name: str) -> Tool:
+    """An OCI runtime and what it can do. Raises Unavailable if it is not there or does not answer, ToolFailed."""
     path = await find(name)
-    said, can = await asyncio.gather(run([path, "--version"]), run([path, "features"], check=False))
+    async with bounded(ANSWER_SECONDS, f"{path} --version"):
+        said, can = await asyncio.gather(run([path, "--version"]), run([path, "features"], check=False))
     features = oci_features.features(said.stdout, can.stdout if can.code == 0 else None)
-    warnings = _crun_warnings(features.version) if said.stdout.startswith(b"crun ") else ()
+    warnings = _crun_warnings(features.version) if features.name == "crun" else ()
     return Tool(name, path, features, warnings)
 
 
-async def _tool(name: str) -> Tool:
+async def tool(name: str) -> Tool:
+    """Another program, such as conmon. Raises Unavailable if it is not there or does not answer, ToolFailed."""
     path = await find(name)
-    said = await run([path, "--version"])
+    async with bounded(ANSWER_SECONDS, f"{path} --version"):
+        said = await run([path, "--version"])
     return Tool(name, path, Features(version=oci_features.version(said.stdout)))
 
 
@@ -104,19 +97,17 @@ def _crun_warnings(version: tuple[int, ...]) -> tuple[str, ...]:
 # --- the machine ------------------------------------------------------------------------------------------
 
 
-async def gather(groups: HostCgroups, oci: Sequence[Tool]) -> Host:
-    """The facts that the spec builders need. `oci` are the OCI runtimes: what one of them lacks, we do not
-    offer."""
+async def gather(groups: HostCgroups) -> Host:
+    """The facts that the spec builders need, of the machine itself: an OCI runtime may be able to do less
+    (`Machine.host_of`)."""
     nodes = await devices.all_devices()
-    able = [tool.features for tool in oci]
-    return await in_thread(lambda: _host(groups.driver, groups.layout, able, nodes))
+    return await in_thread(lambda: _host(groups.driver, groups.layout, nodes))
 
 
-def _host(driver: str, layout: Layout, oci: Sequence[Features], nodes: tuple[DeviceNode, ...]) -> Host:
+def _host(driver: str, layout: Layout, nodes: tuple[DeviceNode, ...]) -> Host:
     status = _status()
     machine = os.uname()
     kernel = kernel_version(machine.release)
-    apparmor = _text("/sys/module/apparmor/parameters/enabled") == "Y" and all(each.apparmor for each in oci)
     return Host(
         architecture=machine.machine,
         cgroup_v2=layout.unified,
@@ -126,11 +117,10 @@ def _host(driver: str, layout: Layout, oci: Sequence[Features], nodes: tuple[Dev
             int(status["CapBnd"], 16), int(_text("/proc/sys/kernel/cap_last_cap") or "40")
         ),
         oom_score_floor=_oom_score_floor(int(status["CapEff"], 16)),
-        apparmor=apparmor,
-        apparmor_default=APPARMOR_PROFILE if apparmor and APPARMOR_PROFILE in apparmor_profiles() else "",
-        selinux=Path("/sys/fs/selinux/enforce").exists() and all(each.selinux for each in oci),
-        seccomp="Seccomp" in status and all(each.seccomp for each in oci),
-        recursive_read_only=kernel >= _RRO_KERNEL and all(each.recursive_read_only for each in oci),
+        apparmor=_text("/sys/module/apparmor/parameters/enabled") == "Y",
+        selinux=Path("/sys/fs/selinux/enforce").exists(),
+        seccomp="Seccomp" in status,
+        recursive_read_only=kernel >= _RRO_KERNEL,
         devices=nodes,
         kernel=kernel,
         swap=_accounts_swap(layout),
@@ -156,12 +146,6 @@ def _oom_score_floor(effective: int) -> int:
     if effective >> CAPABILITIES.index("CAP_SYS_RESOURCE") & 1:
         return LOWEST_OOM_SCORE
     return int(_text("/proc/self/oom_score_adj") or "0")
-
-
-def apparmor_profiles() -> frozenset[str]:
-    """The names of the profiles that the kernel has loaded (`name (enforce)` in each line). Blocks."""
-    lines = _text("/sys/kernel/security/apparmor/profiles").splitlines()
-    return frozenset(line.rpartition(" (")[0] for line in lines)
 
 
 def _accounts_swap(layout: Layout) -> bool:

@@ -52,8 +52,10 @@ async def launch(command: conmon.Command) -> tuple[ProcessRef, ProcessRef]:
     monitor = watching(command.bundle, command.id)
     init = await process_ref(pid) if pid else None
     if init is None or monitor is None:
+        if reason:
+            raise ToolFailed([command.runtime, "create", command.id], 1, reason)
         died = "the container died while it was created" if pid else "conmon ended without a word"
-        raise ToolFailed(argv, 1, reason or died)
+        raise ToolFailed(argv, 1, died)
     return init, monitor
 
 

@@ -40,12 +40,13 @@ def hide(path: Path) -> None:
     syscalls.mount("", real, "", syscalls.MS_UNBINDABLE)
 
 
-def tmpfs(target: Path, size: int, mode: int, inodes: int = 0) -> None:
+def tmpfs(target: Path, size: int, mode: int, inodes: int = 0, owner: tuple[int, int] = (0, 0)) -> None:
     """A new tmpfs of at most `size` bytes (0 would mean half of the memory: refused) without devices or
-    programs."""
+    programs; `owner` are uid and gid of its root."""
     if size <= 0:
         raise ValueError(f"a tmpfs at {target} needs a size")
-    data = f"size={size},mode={mode:o}" + (f",nr_inodes={inodes}" if inodes else "")
+    data = f"size={size},mode={mode:o},uid={owner[0]},gid={owner[1]}"
+    data += f",nr_inodes={inodes}" if inodes else ""
     syscalls.mount("sampan", target, "tmpfs", CLOSED, data)
 
 

@@ -22,7 +22,12 @@ from sampan.model.errors import Invalid, NotFound
 
 T = TypeVar("T")
 
-KINDS = {"net": syscalls.CLONE_NEWNET, "ipc": syscalls.CLONE_NEWIPC, "uts": syscalls.CLONE_NEWUTS}
+KINDS = {
+    "net": syscalls.CLONE_NEWNET,
+    "ipc": syscalls.CLONE_NEWIPC,
+    "uts": syscalls.CLONE_NEWUTS,
+    "user": syscalls.CLONE_NEWUSER,  # made by a child (`host.userns`), and never entered: we have threads
+}
 _NS_GET_NSTYPE = 0xB703  # ioctl_nsfs(2)
 # Which namespace a sysctl belongs to, by the start of its path below /proc/sys. Anything else is the whole
 # machine's.
@@ -44,14 +49,22 @@ def enter_new(kinds: frozenset[str]) -> None:
     syscalls.unshare(flags)
 
 
+def enter(made: Mapping[str, int]) -> None:
+    """Move the calling thread into these namespaces, descriptors by kind, with the rights that it has in the host's
+    user namespace. Only for a thread that ends afterwards."""
+    for kind, namespace in made.items():
+        if kind != "user":
+            syscalls.setns(namespace, KINDS[kind])
+
+
 def set_hostname(name: str) -> None:
-    """Name the calling thread's UTS namespace; only after `enter_new` made one."""
+    """Name the calling thread's UTS namespace; only after `enter_new` or `enter` changed it."""
     socket.sethostname(name)
 
 
-def write_sysctls(sysctls: Mapping[str, str], owned: frozenset[str]) -> None:
-    """Write them into the calling thread's namespaces, of which `owned` are the pod's own. Raises Invalid
-    naming the key for one of the host's (CVE-2022-0532), or one that the kernel refuses."""
+def write_sysctls(sysctls: Mapping[str, str], owned: frozenset[str], root: int = 0) -> None:
+    """Write them into the calling thread's namespaces, of which `owned` are the pod's own; `root` is the root that
+    owns those. Raises Invalid naming the key for one of the host's (CVE-2022-0532), or one that the kernel refuses."""
     for key, value in sysctls.items():
         path = sysctl_path(key)
         owner = next((kind for start, kind in _SYSCTL_OWNERS if path.startswith(start)), None)
@@ -60,16 +73,32 @@ def write_sysctls(sysctls: Mapping[str, str], owned: frozenset[str]) -> None:
                 f"sysctl {key} would change the host: the pod has no {owner or 'such'} namespace of its own"
             )
         try:
-            fd = os.open(f"/proc/sys/{path}", os.O_WRONLY | os.O_NOFOLLOW)
-            try:
-                os.write(fd, value.encode())
-            finally:
-                os.close(fd)
+            _write(f"/proc/sys/{path}", value, root)
         except OSError as error:
             name = errno.errorcode.get(error.errno or 0, "?")
             raise Invalid(
                 f"sysctl {key} = {value!r}: the kernel refused it: {error.strerror} ({name})"
             ) from error
+
+
+def _write(path: str, value: str, root: int) -> None:
+    """As ourselves or, where that is not enough, as the root of the namespace: those of IPC only it may write, from
+    Linux 5.19 on."""
+    try:
+        _write_once(path, value)
+    except PermissionError:
+        if not root:
+            raise
+        with syscalls.effective_user(root):
+            _write_once(path, value)
+
+
+def _write_once(path: str, value: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
+    try:
+        os.write(fd, value.encode())
+    finally:
+        os.close(fd)
 
 
 def sysctl_path(key: str) -> str:
@@ -83,10 +112,11 @@ def sysctl_path(key: str) -> str:
     return path
 
 
-def pin(kind: str, target: Path) -> None:
-    """Hold the calling thread's namespace of this kind at `target`, an existing empty file on a private
-    mount."""
-    syscalls.mount(f"/proc/thread-self/ns/{kind}", target, "", syscalls.MS_BIND)
+def pin(kind: str, target: Path, made: int | None = None) -> None:
+    """Hold the calling thread's namespace of this kind, or that of the descriptor `made`, at `target`, an existing
+    empty file on a private mount."""
+    source = f"ns/{kind}" if made is None else f"fd/{made}"
+    syscalls.mount(f"/proc/thread-self/{source}", target, "", syscalls.MS_BIND)
 
 
 def is_pinned(path: Path, kind: str) -> bool:

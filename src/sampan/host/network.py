@@ -10,15 +10,15 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from sampan.host.cni import nftables
+from sampan.host.cni import conf_template, nftables
 from sampan.host.cni.chain import Chain, read
 from sampan.host.cni.confdir import ConfDir
 from sampan.host.cni.executed import Executed
 from sampan.host.threads import in_thread
 from sampan.model.errors import Invalid, SampanError, Unavailable
-from sampan.runtime.ports import Attached, Attachment, NetworkStatus
+from sampan.runtime.ports import Attached, Attachment, NetworkDetails, NetworkStatus
 from sampan.tasks import Tasks
-from sampan.wire import cni_request, cni_result
+from sampan.wire import cni_request, cni_result, cni_template
 from sampan.wire.cni import Choice
 from sampan.wire.cni_request import Target
 
@@ -36,9 +36,12 @@ class CniNetwork:
         bin_dirs: Sequence[Path],
         *,
         builtin: bool = True,
+        template: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._conf = ConfDir(conf_dir)
+        self._template = template
+        self._bin_dirs = tuple(map(str, bin_dirs))
         self._executed = Executed(bin_dirs)
         self._tasks = Tasks()
         self._chain = Chain(self._executed, self._tasks, builtin)
@@ -105,6 +108,21 @@ class CniNetwork:
             if self._complaint:
                 return NetworkStatus(False, NOT_READY, self._complaint)
         return NetworkStatus(True, "", _remark(choice))
+
+    async def details(self) -> NetworkDetails:
+        """Which configuration is used, and where the plugins are looked for."""
+        choice = await in_thread(self._conf.read)
+        where = (str(self._conf.path), self._bin_dirs)
+        if choice.conflist is None:
+            return NetworkDetails(b"", "", *where, self._conf.complaint(choice))
+        return NetworkDetails(choice.conflist.encode(), choice.file, *where)
+
+    async def pod_cidrs(self, cidrs: Sequence[str]) -> None:
+        """Write the network from the template, if there is one and no usable network yet."""
+        values = cni_template.values(cidrs)
+        choice = await in_thread(self._conf.read)
+        if self._template and choice.conflist is None:
+            await in_thread(conf_template.write, Path(self._template), self._conf.path, values)
 
     def _ask(self, conflist: bytes) -> None:
         """Have the executed plugins asked in the background, if their last word is old or of another

@@ -1,9 +1,13 @@
-"""The `Oci` port: crun runs containers, one conmon watches each. This file says in which order; the parts
-are in `monitor` (conmon), `crun_state` and `container_cgroup` (what both leave on the machine), `exits`,
+"""The `Oci` port: an OCI runtime runs containers, one conmon watches each. This file says in which order; the parts
+are in `monitor` (conmon), `runtime_state` and `container_cgroup` (what both leave on the machine), `exits`,
 `exec_sync`.
+
+The runtime is crun, runc or another with their command line. What takes a process with those is done without one
+where crun's own files say how; see `runtime_state`.
 """
 
 import asyncio
+import logging
 import shutil
 import signal
 from collections.abc import Mapping, Sequence
@@ -11,22 +15,26 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from sampan.config import Handler, Paths
-from sampan.host import exits, monitor, processes
-from sampan.host.crun_state import CrunState
+from sampan.host import exits, monitor, processes, surviving
+from sampan.host.container_cgroup import machine_layout
 from sampan.host.exec_sync import LOG, PROCESS, exec_sync
-from sampan.host.process import run
+from sampan.host.process import Finished, run
 from sampan.host.processes import read_small
+from sampan.host.runtime_state import STATE_LINK, RuntimeState
 from sampan.host.threads import in_slow_thread, in_thread
 from sampan.model.errors import ToolFailed, Unavailable
 from sampan.model.process import ProcessRef
 from sampan.runtime.ports import ExecResult, Exit, Launch, Launched
 from sampan.tasks import bounded, finish, step
-from sampan.wire import conmon, crun
+from sampan.wire import conmon, oci_runtime
+from sampan.wire.oci_runtime import CommandLine
 
-_STATE_LINK = "runtime"  # in the bundle: where the runtime keeps the container's state
 _FILTER = "seccomp.bpf"  # what crun compiled, in its state directory
 _FILTER_LIMIT = 64 << 10  # bytes; the default profile compiles to 6 KiB
+log = logging.getLogger("sampan.oci")
 TOOL_SECONDS = 60.0  # for one call of the runtime, its hooks included; see `monitor` for creating
 _DEATH_SECONDS = 5.0  # for a killed container to be gone
 
@@ -35,10 +43,10 @@ class _AlreadyThere(ToolFailed):
     """A container of this id exists: whoever made it still wants it."""
 
 
-class CrunConmon:
-    """crun and conmon. A container's bundle is always `paths.bundle(id)`.
+class OciConmon:
+    """An OCI runtime, which a call's handler says, and conmon. A container's bundle is always `paths.bundle(id)`.
 
-    `systemd_cgroup` has crun ask systemd for the container's scope; its cgroupsPath is then
+    `systemd_cgroup` has the runtime ask systemd for the container's scope; its cgroupsPath is then
     `slice:prefix:name`.
     """
 
@@ -64,7 +72,7 @@ class CrunConmon:
         return conmon.Command(
             conmon=launch.handler.monitor,
             runtime=runtime,
-            root=launch.handler.root,
+            options=tuple(CommandLine(runtime, launch.handler).options()),
             id=launch.id,
             bundle=launch.bundle,
             exits=self._paths.exits,
@@ -88,7 +96,7 @@ class CrunConmon:
             )
         for directory in (self._paths.exits, self._paths.attach, launch.handler.root):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        link = launch.bundle / _STATE_LINK
+        link = launch.bundle / STATE_LINK
         link.unlink(missing_ok=True)
         link.symlink_to(launch.handler.root / launch.id)
         return program
@@ -101,7 +109,7 @@ class CrunConmon:
         """Let the created process run. Raises ToolFailed, Unavailable after TOOL_SECONDS."""
         await step("oci.start", id)
         if not await in_thread(self._state(handler, id).open_gate):
-            await _tool(id, "start", crun.start(handler.path, str(handler.root), id))
+            await _tool(id, "start", _commands(handler).start(id))
 
     async def compiled_filter(self, handler: Handler, id: str) -> bytes:
         """What crun compiled, from beside its state; b"" where it leaves none, or one too large to hand back."""
@@ -111,9 +119,21 @@ class CrunConmon:
             return b""
         return program if len(program) <= _FILTER_LIMIT else b""
 
-    async def running(self, id: str) -> bool:
-        """Whether a created container has been started."""
-        return await in_thread(self._linked_state(id).started)
+    async def running(self, handler: Handler, id: str) -> bool:
+        """Whether a created container has been started. ToolFailed, Unavailable if the runtime does not tell."""
+        known = await in_thread(self._state(handler, id).started)
+        return await self._says_running(handler, id) if known is None else known
+
+    async def _says_running(self, handler: Handler, id: str) -> bool:
+        """By the runtime's word. One that has stopped counts: whether it ever ran, its exit code tells."""
+        argv = _commands(handler).state(id)
+        said = await _tool(id, "state", argv, check=False)
+        state = oci_runtime.state(said.stdout)
+        return (
+            said.code == 0
+            and state is not None
+            and state.status in (oci_runtime.RUNNING, oci_runtime.STOPPED)
+        )
 
     async def signal(self, process: ProcessRef, number: int) -> bool:
         """Send a signal to exactly this process; False if it is gone."""
@@ -124,7 +144,28 @@ class CrunConmon:
         await step("oci.kill_all", id)
         state = self._state(handler, id)
         if not await in_thread(_kill, state) and await in_thread(state.init) is not None:
-            await _tool(id, "kill", crun.kill_all(handler.path, str(handler.root), id), check=False)
+            await _tool(id, "kill", _commands(handler).kill_all(id), check=False)
+
+    async def update(self, handler: Handler, id: str, resources: Mapping[str, Any]) -> None:
+        """New limits. Raises ToolFailed, Unavailable after TOOL_SECONDS; some of them may be in force then."""
+        await step("oci.update", id)
+        given = dict(resources)
+        cpu = given.get("cpu", {})
+        if (
+            cpu.get("quota", 0) < 0 and "cpu" in machine_layout().v1
+        ):  # crun 1.8 writes 2^64-1, which v1 refuses
+            given["cpu"] = {name: value for name, value in cpu.items() if name != "quota"}
+            await in_thread(_lift_cpu_quota, self._state(handler, id))
+        await _tool(id, "update", _commands(handler).update(id), stdin=msgspec.json.encode(given))
+
+    async def adjust_oom_score(self, handler: Handler, id: str, before: int, after: int) -> None:
+        """Set the oom_score_adj of the processes that have the value `before`."""
+        await step("oci.oom_score", id)
+        await in_thread(surviving.adjust_oom_score, self._state(handler, id).cgroup, before, after)
+
+    async def survivors(self, handler: Handler, id: str) -> tuple[str, ...]:
+        """What is alive in it, and where it waits."""
+        return await in_thread(surviving.described, self._state(handler, id).cgroup)
 
     async def wait(self, id: str, launched: Launched) -> Exit:
         """Wait until the container has ended and say how (also for one that ended long ago)."""
@@ -140,14 +181,14 @@ class CrunConmon:
             await monitor.leave(state.bundle, id)
             await in_thread(self._sweep, state.bundle, id)
 
-    def _clear(self, id: str, state: CrunState) -> bool:
+    def _clear(self, id: str, state: RuntimeState) -> bool:
         """The whole of deleting, in one go, where everything is dead already: the common case."""
         dead = state.dissolve() and monitor.watching(state.bundle, id) is None
         if dead:
             self._sweep(state.bundle, id)
         return dead
 
-    async def _kill_and_delete(self, handler: Handler, id: str, state: CrunState) -> None:
+    async def _kill_and_delete(self, handler: Handler, id: str, state: RuntimeState) -> None:
         cgroup = await in_thread(state.cgroup)
         init = await in_thread(state.init)
         await in_thread(cgroup.kill)
@@ -163,11 +204,21 @@ class CrunConmon:
                 f"container {id}: processes {left} do not die (stuck in the kernel?); try again"
             )
         if not await in_thread(state.dissolve):
-            await _tool(id, "delete", crun.delete(handler.path, str(handler.root), id), check=False)
+            await self._delete_by_tool(handler, id)
             await in_thread(state.forget)
 
+    async def _delete_by_tool(self, handler: Handler, id: str) -> None:
+        """Everything of the container is dead by now: a runtime that is gone itself must not keep the rest from being
+        removed."""
+        if await in_thread(shutil.which, handler.path) is None:
+            log.warning(
+                "container %s: %s is not there any more to delete what it keeps of it", id, handler.path
+            )
+            return
+        await _tool(id, "delete", _commands(handler).delete(id), check=False)
+
     def _sweep(self, bundle: Path, id: str) -> None:
-        for leftover in (*conmon.LEFTOVERS, _STATE_LINK):
+        for leftover in (*conmon.LEFTOVERS, STATE_LINK):
             (bundle / leftover).unlink(missing_ok=True)
         (self._paths.exits / id).unlink(missing_ok=True)
         (self._paths.attach / id).unlink(missing_ok=True)
@@ -177,7 +228,7 @@ class CrunConmon:
     ) -> ExecResult:
         """Run `process` (an OCI process object) to its end; see `host.exec_sync`."""
         await step("oci.exec_sync", id)
-        argv = crun.exec_process(handler.path, str(handler.root), id, PROCESS, LOG)
+        argv = _commands(handler).exec_process(id, PROCESS, LOG)
         return await exec_sync(argv, process, seconds)
 
     async def reopen_log(self, id: str, log: Path) -> None:
@@ -185,22 +236,33 @@ class CrunConmon:
         await step("oci.reopen_log", id)
         await monitor.reopen_log(self._paths.bundle(id), id, log)
 
-    def _state(self, handler: Handler, id: str) -> CrunState:
-        return CrunState(handler.root / id, self._paths.bundle(id))
+    def _state(self, handler: Handler, id: str) -> RuntimeState:
+        return RuntimeState(handler.root / id, self._paths.bundle(id))
 
-    def _linked_state(self, id: str) -> CrunState:
+    def _linked_state(self, id: str) -> RuntimeState:
         """The same for a caller who does not know the handler."""
         bundle = self._paths.bundle(id)
-        return CrunState(bundle / _STATE_LINK, bundle)
+        return RuntimeState(bundle / STATE_LINK, bundle)
 
 
-async def _tool(id: str, verb: str, argv: Sequence[str], *, check: bool = True) -> None:
+def _commands(handler: Handler) -> CommandLine:
+    return CommandLine(handler.path, handler)
+
+
+async def _tool(
+    id: str, verb: str, argv: Sequence[str], *, stdin: bytes | None = None, check: bool = True
+) -> Finished:
     """Run the runtime for this container. Unavailable, and it is killed, if it takes longer than TOOL_SECONDS."""
     async with bounded(TOOL_SECONDS, f"container {id}: {argv[0]} {verb}"):
-        await run(argv, check=check)
+        return await run(argv, stdin=stdin, check=check)
 
 
-def _kill(state: CrunState) -> bool:
+def _lift_cpu_quota(state: RuntimeState) -> None:
+    with suppress(FileNotFoundError):  # the runtime says what is wrong then
+        state.cgroup().lift_cpu_quota()
+
+
+def _kill(state: RuntimeState) -> bool:
     cgroup = state.cgroup()
     cgroup.kill()
     return bool(cgroup)

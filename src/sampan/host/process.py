@@ -1,7 +1,8 @@
 """The only code that starts processes.
 
 Children are made by posix_spawn (a vfork underneath: safe beside gRPC's threads, no page table is copied),
-each in a session of its own, with /dev/null for what was not asked for and no descriptor but those named.
+each in a session and with a session keyring of its own, with /dev/null for what was not asked for and no
+descriptor but those named.
 They are reaped through a pidfd on the event loop: no signal handler, no thread per child.
 """
 
@@ -15,7 +16,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 
-from sampan.host.syscalls import close_on_exec_from, posix_spawn
+from sampan.host.syscalls import close_on_exec_from, new_session_keyring, posix_spawn
 from sampan.model.errors import ToolFailed
 from sampan.tasks import finish
 
@@ -229,12 +230,12 @@ async def spawn(
     stdin: bool = False,
     fds: Sequence[int] = (),
     directory: str = "",
-    limit: int | Budget | None = OUTPUT_LIMIT,
+    limit: int | tuple[Budget, Budget] | None = OUTPUT_LIMIT,
 ) -> AsyncIterator[Child]:
     """Start a program and hand it to the block; leaving the block kills its process group if it still runs.
 
     `fds` become its descriptors 3, 4, … in order; `directory` its working directory (default: ours). `limit`
-    caps what is kept of each output, or of both together if it is a Budget; None sends both to /dev/null.
+    caps what is kept of each output, or is a Budget for each; None sends both to /dev/null.
     `env` None is a clean environment with PATH alone. Raises ToolFailed (127) if there is no such program.
     """
     child = _start(argv, _Environment(env, tuple(fds), directory), stdin, limit)
@@ -278,7 +279,7 @@ def _start(
     argv: Sequence[str],
     environment: _Environment,
     stdin: bool,
-    limit: int | Budget | None,
+    limit: int | tuple[Budget, Budget] | None,
 ) -> Child:
     """posix_spawn with the pipes asked for, and the parent's ends wired to the loop."""
     mine: list[int] = []  # our ends of the pipes
@@ -300,9 +301,8 @@ def _start(
     if stdin:
         child._stdin = _Input(mine.pop(0))
     if limit is not None:
-        child._outputs = tuple(
-            _Output(fd, limit if isinstance(limit, Budget) else Budget(limit)) for fd in mine
-        )
+        budgets = (Budget(limit), Budget(limit)) if isinstance(limit, int) else limit
+        child._outputs = tuple(_Output(fd, budget) for fd, budget in zip(mine, budgets, strict=True))
     return child
 
 
@@ -326,17 +326,27 @@ def _posix_spawn(
     """The child's pid and a pidfd of it."""
     env = {"PATH": os.environ.get("PATH", _PATH)} if environment.env is None else environment.env
     close_on_exec_from(3)  # Python opens everything so; what a library or our own parent left open may not be
+    _renew_keyring()
     try:
         pid = posix_spawn(argv, env, duplicates, environment.directory)
     except OSError as error:
         reason = f"{error.strerror}: is {argv[0]} installed and executable?"
         raise ToolFailed(argv, 127, reason) from error
+    finally:
+        _renew_keyring()
     try:
         return pid, os.pidfd_open(pid)
     except OSError:  # out of descriptors: a child that cannot be watched must not run
         os.killpg(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         raise
+
+
+def _renew_keyring() -> None:
+    """Before a child and after it, so that it shares its keyring with nobody: `crun exec` hands the one it was
+    started with to the command in the container."""
+    with suppress(OSError):  # a kernel without keyrings
+        new_session_keyring()
 
 
 def _settle(future: "asyncio.Future[None]") -> None:

@@ -5,6 +5,7 @@ make their own expect: what may be opened is the device cgroup's decision, so th
 is written into a root that a container could have touched.
 """
 
+import logging
 import os
 import stat
 from collections.abc import Callable, Sequence
@@ -13,7 +14,9 @@ from errno import ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, EXDEV
 from pathlib import Path
 
 from sampan.config import Paths
-from sampan.host import mounts, trees
+from sampan.host import chown, mounts, trees
+from sampan.host.filesystems import filesystem
+from sampan.host.idmap import NotMappable, mapped
 from sampan.host.layers import Layers
 from sampan.host.syscalls import CLONE_FS, mount, unshare
 from sampan.host.threads import in_own_thread, in_slow_thread, in_thread
@@ -21,18 +24,29 @@ from sampan.host.trash import Trash, opened
 from sampan.host.unpack_cursor import resolve
 from sampan.host.unpack_layout import OVERLAY_OPTIONS
 from sampan.model.errors import Invalid, NotFound, WrongState
-from sampan.runtime.image_ports import Usage
+from sampan.runtime.image_ports import Filesystem, IdMapped, Usage
 from sampan.tasks import KeyedLock, finish, step_now
 from sampan.wire import mountinfo
 
 UPPER, WORK = "upper", "work"
+VOLUMES = "volumes"  # `Paths.volumes`: directories for what the image declares
+GIVEN = "given"  # there once the slow way has changed every owner (`host.chown`)
+LAYERS = "layers"  # where a bundle has the layers with ids mapped, while the overlay is made
 _KERNEL_DIRECTORIES = ("dev", "proc", "sys")
+
+log = logging.getLogger("sampan.rootfs")
+
+
+_Ready = Callable[[str, str, IdMapped | None], None]
 
 
 class OverlayRootfs:
     """`runtime.ports.Rootfs` by overlayfs."""
 
-    def __init__(self, paths: Paths, layers: Layers) -> None:
+    def __init__(self, paths: Paths, layers: Layers, *, slow_chown: bool = False) -> None:
+        """`slow_chown`: where the file system cannot map ids, a container in a user namespace gets a copy of every
+        file instead of an error."""
+        self._slow_chown = slow_chown
         self._paths = paths
         self._layers = layers
         self._trash = Trash(paths.root / "trash")
@@ -45,24 +59,27 @@ class OverlayRootfs:
 
     # --- making ---------------------------------------------------------------------------------------------
 
-    async def prepare(self, id: str, layers: Sequence[str]) -> Path:
+    async def prepare(self, id: str, layers: Sequence[str], users: IdMapped | None = None) -> Path:
         """Mount the overlay for container `id` over these chain ids (lowest first); returns the merged root.
+
+        With `users` it shows the layers' files with the ids of that user namespace, and what is written bears them
+        on disk too. Unavailable if the file system cannot do that.
 
         Invalid if its /dev, /proc or /sys is there but no real directory: crun has followed such links out of
         the root (CVE-2026-47766).
         """
-        return await self._mounted(id, layers, self._make)
+        return await self._mounted(id, layers, self._make, users)
 
-    async def remount(self, id: str, layers: Sequence[str]) -> Path:
+    async def remount(self, id: str, layers: Sequence[str], users: IdMapped | None = None) -> Path:
         """After a reboot: mount again what `prepare` made. NotFound if the writable layer is gone."""
-        return await self._mounted(id, layers, self._find)
+        return await self._mounted(id, layers, self._find, users)
 
-    async def _mounted(self, id: str, layers: Sequence[str], ready: Callable[[str, str], None]) -> Path:
+    async def _mounted(self, id: str, layers: Sequence[str], ready: _Ready, users: IdMapped | None) -> Path:
         lowers = self._layers.lowers(layers)
 
         def work() -> None:
-            ready(id, lowers[0])
-            self._mount(id, lowers)
+            ready(id, lowers[0], users)
+            self._mount(id, lowers, users)
 
         async with self._locks(id):
             await self._begin()
@@ -81,7 +98,7 @@ class OverlayRootfs:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         mounts.hide(folder)
 
-    def _make(self, id: str, top: str) -> None:
+    def _make(self, id: str, top: str, users: IdMapped | None) -> None:
         """The writable layer; its root is like the image's."""
         step_now("rootfs.make", id)
         writable = self._paths.writable(id)
@@ -90,30 +107,63 @@ class OverlayRootfs:
         for part in (upper, writable / WORK):
             part.mkdir(mode=0o700, exist_ok=True)
         like = (self._layers.root / top).stat()
-        os.chown(upper, like.st_uid, like.st_gid)
+        os.chown(upper, *(chown.outside(like, users.maps) if users else (like.st_uid, like.st_gid)))
         upper.chmod(stat.S_IMODE(like.st_mode))
         os.utime(upper, ns=(like.st_mtime_ns, like.st_mtime_ns))
 
-    def _find(self, id: str, top: str) -> None:
+    def _find(self, id: str, top: str, users: IdMapped | None) -> None:
         if not (self._paths.writable(id) / UPPER).is_dir():
             raise NotFound(f"the writable layer of container {id} is gone; remove the container")
 
-    def _mount(self, id: str, lowers: Sequence[str]) -> None:
+    def _mount(self, id: str, lowers: Sequence[str], users: IdMapped | None) -> None:
         """In a thread of its own: its working directory makes the many lower directories' names short."""
-        rootfs, writable = self._paths.rootfs(id), self._paths.writable(id)
+        rootfs = self._paths.rootfs(id)
         rootfs.mkdir(mode=0o700, parents=True, exist_ok=True)
         mounts.detach(rootfs)
-        upper, work = _escaped(writable / UPPER), _escaped(writable / WORK)
-        options = f"lowerdir={':'.join(lowers)},upperdir={upper},workdir={work},{OVERLAY_OPTIONS}"
-        step_now("rootfs.mount", id)
         unshare(CLONE_FS)
-        os.chdir(self._layers.root)
-        mount("overlay", rootfs, "overlay", 0, options)
         try:
+            if users is None:
+                self._overlay(id, lowers, self._layers.root)
+            else:
+                self._mount_mapped(id, lowers, users)
             _check_kernel_directories(rootfs)
         except BaseException:
             mounts.detach(rootfs)
             raise
+
+    def _overlay(self, id: str, lowers: Sequence[str], layers: Path) -> None:
+        """`layers` is the layers' root, or a mount that shows it."""
+        writable = self._paths.writable(id)
+        upper, work = _escaped(writable / UPPER), _escaped(writable / WORK)
+        options = f"lowerdir={':'.join(lowers)},upperdir={upper},workdir={work},{OVERLAY_OPTIONS}"
+        step_now("rootfs.mount", id)
+        os.chdir(layers)
+        mount("overlay", self._paths.rootfs(id), "overlay", 0, options)
+
+    def _mount_mapped(self, id: str, lowers: Sequence[str], users: IdMapped) -> None:
+        """One mount shows all layers with their ids mapped, so a hundred layers cost no more than one."""
+        place = self._paths.bundle(id) / LAYERS
+        step_now("rootfs.layers", id)
+        try:
+            with mapped(self._layers.root, place, users.namespace):
+                self._overlay(id, lowers, place)
+        except NotMappable as refused:
+            if not self._slow_chown:
+                raise
+            log.warning("copying the whole image for container %s: %s", id, refused)
+            self._give(id, lowers, users)
+
+    def _give(self, id: str, lowers: Sequence[str], users: IdMapped) -> None:
+        """Once in a container's life: a file that was changed already looks like one that was not."""
+        given = self._paths.writable(id) / GIVEN
+        if not given.exists() and any((self._paths.writable(id) / UPPER).iterdir()):
+            raise WrongState(f"changing the owners in container {id} was cut short; remove the container")
+        self._overlay(id, lowers, self._layers.root)
+        if not given.exists():
+            step_now("rootfs.chown", id)
+            with opened(self._paths.rootfs(id)) as root:
+                chown.give(root, users.maps)
+            given.touch()
 
     # --- removing -------------------------------------------------------------------------------------------
 
@@ -144,13 +194,18 @@ class OverlayRootfs:
         """What the container has written: bytes of disk, and inodes."""
         return await in_slow_thread(self._usage, id)
 
+    async def filesystem(self) -> Filesystem:
+        """Where all containers write."""
+        return await in_thread(filesystem, self._paths.root)
+
     def _usage(self, id: str) -> Usage:
         try:
             writable = os.open(self._paths.writable(id), os.O_PATH | os.O_DIRECTORY)
         except FileNotFoundError:
             return Usage(0, 0)
         try:
-            return Usage(*trees.measure(writable, UPPER))
+            own, volumes = trees.measure(writable, UPPER), trees.measure(writable, VOLUMES)
+            return Usage(own[0] + volumes[0], own[1] + volumes[1])
         finally:
             os.close(writable)
 

@@ -12,7 +12,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from sampan.host.devices import device_nodes
+from sampan.host import apparmor
+from sampan.host.devices import all_devices, device_nodes
 from sampan.host.processes import find
 from sampan.host.threads import in_own_thread, in_thread
 from sampan.model.errors import Invalid, WrongState
@@ -34,6 +35,10 @@ class HostFacts:
         """Devices by the path asked for; paths that are none are left out."""
         return await device_nodes(paths)
 
+    async def all_devices(self) -> tuple[DeviceNode, ...]:
+        """Every device of the host but terminals and what each container gets of its own."""
+        return await all_devices()
+
     @asynccontextmanager
     async def pid_namespace(self, process: ProcessRef) -> AsyncIterator[str]:
         """A path of the process's PID namespace, held open by us. Raises WrongState if it is gone."""
@@ -53,6 +58,10 @@ class HostFacts:
     async def host_file(self, path: str) -> bytes:
         """A small file of the host; b"" if absent. Raises Invalid if it is larger than 1 MiB."""
         return await in_thread(_small_file, path)
+
+    async def apparmor_profiles(self) -> frozenset[str]:
+        """The profiles that the kernel has loaded now."""
+        return await apparmor.loaded()
 
 
 @dataclass(frozen=True, slots=True)

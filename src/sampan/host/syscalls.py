@@ -8,8 +8,8 @@ import ctypes
 import errno
 import os
 import signal
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 
 # mount(2)
@@ -93,6 +93,9 @@ CAP_MKNOD = 27
 # Numbers above 423 are the same on every architecture (linux/include/uapi/asm-generic/unistd.h).
 _OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT = 428, 429, 430, 431, 432
 _CLOSE_RANGE, _OPENAT2, _MOUNT_SETATTR = 436, 437, 442
+_SETRESUID = {"x86_64": 117, "aarch64": 147}
+_KEYCTL = {"x86_64": 250, "ppc64le": 271, "s390x": 280}.get(os.uname().machine, 219)
+_KEYCTL_JOIN_SESSION_KEYRING = 1
 
 _libc = ctypes.CDLL(None, use_errno=True)  # functions are looked up when first called
 
@@ -346,6 +349,22 @@ def keep_capabilities(keep: Iterable[int]) -> None:
         sets[number // 32].permitted |= 1 << number % 32
     header = _CapHeader(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3
     _path_call("capset", "self", ctypes.byref(header), sets)
+
+
+def new_session_keyring() -> None:
+    """keyctl(2): an empty session keyring for the calling thread, and for what it starts."""
+    _syscall(_KEYCTL, "session keyring", ctypes.c_long(_KEYCTL_JOIN_SESSION_KEYRING), None)
+
+
+@contextmanager
+def effective_user(uid: int) -> Iterator[None]:
+    """Let the calling thread, and no other as seteuid(3) would, act as this user; root before and after."""
+    number = _SETRESUID[os.uname().machine]
+    _syscall(number, f"uid {uid}", ctypes.c_int(-1), ctypes.c_uint(uid), ctypes.c_int(-1))
+    try:
+        yield
+    finally:
+        _syscall(number, "uid 0", ctypes.c_int(-1), ctypes.c_uint(0), ctypes.c_int(-1))
 
 
 def no_new_privileges() -> None:

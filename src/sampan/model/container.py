@@ -11,8 +11,12 @@ import msgspec
 
 from sampan.api import cri_pb2 as cri
 from sampan.model.errors import WrongState
+from sampan.model.oom import OomKill, OomScope
+from sampan.model.oom import told as oom_text
 from sampan.model.process import ProcessRef
 from sampan.model.user import User
+
+SIGKILLED = 137  # 128 + SIGKILL, as shells and conmon say it
 
 
 class ContainerState(Enum):
@@ -27,7 +31,9 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     """A container. Times are ns since the epoch, 0 for "not yet"; `stop_signal` is a signal number.
 
     `init` and `monitor` are known once the OCI runtime has created it; a record without them is an intent that
-    nobody was told of. `cgroup` is the path as the OCI runtime takes it, `log_path` is absolute or "".
+    nobody was told of. `volume_images` are the ids of the images that its mounts show, in their
+    order. `cgroup` is the path as the OCI runtime takes it, `log_path` is absolute or "". `resources` are the limits
+    that were read back from the kernel, None where nobody looked.
     """
 
     id: str
@@ -36,6 +42,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     handler: str
     image_id: str
     created_at: int
+    volume_images: tuple[str, ...] = ()
     cgroup: str = ""
     log_path: str = ""
     user: User = User()
@@ -48,6 +55,12 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     oom_killed: bool = False
     reason: str = ""
     message: str = ""
+    resources: cri.LinuxContainerResources | None = None
+
+    @property
+    def limits(self) -> cri.LinuxContainerResources:
+        """The limits in force: as asked for, and updated since, with the values that the kernel has made of them."""
+        return self.config.linux.resources if self.resources is None else self.resources
 
     @property
     def state(self) -> ContainerState:
@@ -83,24 +96,53 @@ def start_failed(container: Container, at: int, why: str) -> Container:
     )
 
 
-def finished(container: Container, *, at: int, code: int, oom: bool = False, lost: bool = False) -> Container:
+def finished(
+    container: Container,
+    *,
+    at: int,
+    code: int,
+    oom: bool = False,
+    lost: bool = False,
+    kill: OomKill | None = None,
+) -> Container:
     """It has ended. The first end that is recorded stays. The end comes from a file's time, which the kernel takes
-    from a coarser clock than ours: it is not let fall before the beginning."""
+    from a coarser clock than ours: it is not let fall before the beginning.
+
+    `oom`: the kernel killed some process of it for memory. OOMKilled it is only where that ended it; a program that
+    lost a child and went on has an end of its own, and the loss is told in the message.
+    """
     if container.finished_at:
         return container
     at = max(at, container.created_at, container.started_at)
-    reason, message = _ending(code, oom, lost)
+    if oom:
+        kill = _with_limit(container, kill or OomKill())
+    fatal = kill is not None and kill.fatal and code == SIGKILLED
+    reason, message = _ending(code, lost)
+    if kill is not None:
+        reason = "OOMKilled" if fatal else reason
+        message = oom_text(kill) if fatal else "; ".join(filter(None, [message, oom_text(kill)]))
     return msgspec.structs.replace(
-        container, finished_at=at, exit_code=code, oom_killed=oom, reason=reason, message=message
+        container, finished_at=at, exit_code=code, oom_killed=fatal, reason=reason, message=message
     )
 
 
-def _ending(code: int, oom: bool, lost: bool) -> tuple[str, str]:
-    if oom:
-        return "OOMKilled", "the kernel killed it: its memory limit was reached"
+def _with_limit(container: Container, kill: OomKill) -> OomKill:
+    """systemd may have removed the group before its limit was read; ours is on record."""
+    limit = container.limits.memory_limit_in_bytes
+    if kill.scope is OomScope.CONTAINER and kill.limit is None and limit > 0:
+        return msgspec.structs.replace(kill, limit=limit)
+    return kill
+
+
+def _ending(code: int, lost: bool) -> tuple[str, str]:
     if lost:
         return "Unknown", "its end was not observed: the monitor or the machine went down with it"
     return ("Completed", "") if code == 0 else ("Error", "")
+
+
+def limited(container: Container, limits: cri.LinuxContainerResources) -> Container:
+    """Its limits are now these, as the kernel has them."""
+    return msgspec.structs.replace(container, resources=limits)
 
 
 def require(container: Container, verb: str, *states: ContainerState) -> None:

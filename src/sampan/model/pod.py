@@ -33,7 +33,8 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
     """A pod sandbox. Times are ns since the epoch, 0 for "not yet".
 
     `namespaces` are those of its own (of net, ipc, uts); `conflist` is the CNI configuration recorded before ADD, so
-    while it is set and `stopped_at` is 0 a DEL is owed.
+    while it is set and `stopped_at` is 0 a DEL is owed. `overhead` and `resources` are what UpdatePodSandboxResources
+    told last; None: what is in `config` holds.
     """
 
     id: str
@@ -43,6 +44,7 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
     hostname: str
     namespaces: frozenset[str] = frozenset()
     cgroup_parent: str = ""
+    selinux_level: str = ""  # given to it, where the host runs SELinux and its config names none
     conflist: bytes = b""
     cni_result: bytes = b""
     ips: tuple[str, ...] = ()
@@ -54,6 +56,8 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
     broken_reason: str = ""
     stopping_at: int = 0
     stopped_at: int = 0
+    overhead: cri.LinuxContainerResources | None = None
+    resources: cri.LinuxContainerResources | None = None
 
     @property
     def key(self) -> PodKey:
@@ -84,6 +88,17 @@ def ready(pod: Pod, at: int, ips: tuple[str, ...] = (), cni_result: bytes = b"")
 def broken(pod: Pod, at: int, reason: str) -> Pod:
     """Something it stands on is gone: after a reboot, or because its init died."""
     return pod if pod.broken_at else msgspec.structs.replace(pod, broken_at=at, broken_reason=reason)
+
+
+def resized(
+    pod: Pod, overhead: cri.LinuxContainerResources | None, resources: cri.LinuxContainerResources | None
+) -> Pod:
+    """The kubelet has given its group other limits; None is no news."""
+    return msgspec.structs.replace(
+        pod,
+        overhead=pod.overhead if overhead is None else overhead,
+        resources=pod.resources if resources is None else resources,
+    )
 
 
 def stopping(pod: Pod, at: int) -> Pod:

@@ -13,10 +13,12 @@ from sampan.model.errors import WrongState
 from sampan.model.image import Image
 from sampan.model.pod import Pod
 from sampan.model.process import ProcessRef
+from sampan.runtime import device_facts
 from sampan.runtime.machine import Machine
-from sampan.runtime.pod_init import PodInit, pod_facts
+from sampan.runtime.pod_init import PodInit, pod_facts, users
 from sampan.runtime.seccomp_filters import SeccompFilters
 from sampan.runtime.state import State
+from sampan.runtime.volumes import VolumeWork
 from sampan.spec import namespaces, security
 from sampan.spec.facts import ContainerFacts
 from sampan.tasks import bounded
@@ -37,6 +39,7 @@ class Gathering:
         self._machine = machine
         self._init = init
         self._filters = filters
+        self._volumes = VolumeWork(config, state, machine)
 
     @asynccontextmanager
     async def facts(self, pod: Pod, container: Container, image: Image) -> AsyncIterator[ContainerFacts]:
@@ -49,26 +52,42 @@ class Gathering:
     ) -> ContainerFacts:
         config = container.config
         context = config.linux.security_context
-        root = await self._machine.rootfs.prepare(container.id, image.layers)
+        owners = users(pod, self._config.paths)
+        root = await self._machine.rootfs.prepare(container.id, image.layers, owners)
         databases = [
             await self._machine.rootfs.read(root, f"/etc/{name}", passwd.LIMIT) for name in USER_FILES
         ]
+        made = await self._volumes.make(pod, container, image, root)
         looked = await self._look(config)
-        return ContainerFacts(
+        facts = ContainerFacts(
             id=container.id,
             config=config,
             image=image.config,
             pod=pod_facts(pod, self._config.paths, pid_namespace),
-            host=self._machine.host,
+            host=self._machine.host_of(container.handler),
+            base_spec=self._machine.handlers.of(container.handler).base_spec,
             user=passwd.resolve(image.config.user, context, *databases),
             rootfs=str(root),
             cgroups_path=container.cgroup,
             target_pid_namespace=pid_namespace,
             sources=looked[0],
+            image_mounts=made.image_mounts,
+            volumes=made.volumes,
             device_nodes=looked[1],
             seccomp_localhost=looked[2],
+            apparmor_profiles=await self._apparmor_profiles(context),
             seccomp_programs=self._filters.of(self._config.handlers[container.handler]),
+            device_ownership=self._config.runtime.device_ownership_from_security_context,
         )
+        await self._volumes.fit(pod, facts)
+        async with bounded(LOOK_SECONDS, "looking at the devices and I/O classes that are asked for"):
+            return await device_facts.added(facts, self._machine)
+
+    async def _apparmor_profiles(self, context: cri.LinuxContainerSecurityContext) -> frozenset[str]:
+        """Read for each container, so that a profile counts as soon as it is loaded."""
+        if not security.looks_for_apparmor(context, self._machine.host):
+            return frozenset()
+        return await self._machine.facts.apparmor_profiles()
 
     async def _look(self, config: cri.ContainerConfig) -> tuple[Any, Any, bytes]:
         """What the host paths in the request really are."""

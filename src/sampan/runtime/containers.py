@@ -17,12 +17,14 @@ from sampan.model.pod import Pod, PodState
 from sampan.runtime.container_facts import Gathering
 from sampan.runtime.exits import Exits
 from sampan.runtime.images import Images
+from sampan.runtime.limits import LimitChecks
 from sampan.runtime.machine import Machine
 from sampan.runtime.pod_init import PodInit
 from sampan.runtime.ports import Launch, Launched
 from sampan.runtime.seccomp_filters import SeccompFilters
 from sampan.runtime.state import Gone, State, now
 from sampan.runtime.stops import Stops
+from sampan.runtime.volumes import images_of
 from sampan.spec import container as container_spec
 from sampan.spec import validate
 from sampan.tasks import Joined, KeyedLock, Tasks, finish, step
@@ -58,35 +60,38 @@ class Containers:
         self._filters = SeccompFilters(parts.machine.oci)
         self._gathering = Gathering(parts.config, parts.state, parts.machine, parts.init, self._filters)
         self._joined = Joined()
-        self._making: dict[tuple[str, str, int], cri.ContainerConfig] = {}
-        self._locks = KeyedLock()
+        self.locks = KeyedLock()  # by id: starting it, giving it other limits, removing what those look at
+        self._limits = LimitChecks(parts.state, parts.machine)
 
     # --- create ---------------------------------------------------------------------------------------------
 
     async def create(self, pod_id: str, config: cri.ContainerConfig) -> str:
         """Make a container, not started; returns its id. Raises NotFound (pod, image), WrongState (pod not ready),
-        Invalid, AlreadyExists (name and attempt taken by another config), ToolFailed (the OCI runtime's words)."""
+        Invalid, AlreadyExists (name and attempt taken by another config), ImageVolumeMountFailed, ToolFailed (the OCI
+        runtime's words)."""
         pod = ids.resolve("pod", self._state.pods, pod_id)
         if pod.state is not PodState.READY:
             raise WrongState(f"pod {pod.id} is not ready: {pod.broken_reason or 'it was stopped'}")
-        validate.check_container(config, pod.config, self._machine.host)
+        validate.check_container(config, pod.config, self._machine.host_of(pod.handler))
         image = self._images.find(config.image.image)
         if image is None:
             raise NotFound(f"image {config.image.image!r} is not on this node; pull it first")
-        container = self._plan(pod, config, image)
+        container = self._plan(pod, config, image, images_of(config, self._images))
         same = next((other for other in self._state.containers.values() if other.key == container.key), None)
         if self._joined.running(container.key):
-            if self._making.get(container.key) != config:
+            if self._joined.request(container.key) != config:
                 name = config.metadata.name
                 raise AlreadyExists(f"container {name!r} is being made with another configuration")
         elif same is not None and same.visible:
             return _retried(same, config)
         else:
-            self._making[container.key] = config
-            self._images.hold(image.id)  # already now: RemoveImage may come before the intent is on record
-        return await self._joined.run(container.key, self._create(pod, container, image, same))
+            for used in (image.id, *container.volume_images):
+                self._images.hold(used)  # already now: RemoveImage may come before the intent is on record
+        return await self._joined.run(container.key, self._create(pod, container, image, same), config)
 
-    def _plan(self, pod: Pod, config: cri.ContainerConfig, image: Image) -> Container:
+    def _plan(
+        self, pod: Pod, config: cri.ContainerConfig, image: Image, volume_images: tuple[str, ...]
+    ) -> Container:
         id = ids.new_id()
         return Container(
             id=id,
@@ -94,6 +99,7 @@ class Containers:
             config=config,
             handler=pod.handler,
             image_id=image.id,
+            volume_images=volume_images,
             created_at=now(),
             cgroup=self._machine.cgroups.container_path(pod.cgroup_parent, id),
             log_path=validate.log_path(config, pod.config),
@@ -106,8 +112,8 @@ class Containers:
                 await self._teardown(leftover)
             return await self._create_anew(pod, container, image)
         finally:
-            del self._making[container.key]
-            self._images.release(image.id)
+            for used in (image.id, *container.volume_images):
+                self._images.release(used)
 
     async def _create_anew(self, pod: Pod, container: Container, image: Image) -> str:
         await step("container.intent", container.id)
@@ -130,7 +136,8 @@ class Containers:
         self._tasks.start("expect a move", self._machine.cgroups.expect_move())
         async with self._gathering.facts(pod, container, image) as facts:
             launched = await self._launch(pod, container, container_spec.build(facts))
-        return transitions.created(container, launched.init, launched.monitor, facts.user)
+        made = transitions.created(container, launched.init, launched.monitor, facts.user)
+        return await self._limits.created(made, pod.cgroup_parent)
 
     async def _launch(self, pod: Pod, container: Container, spec: dict[str, Any]) -> Launched:
         handler = self._config.handlers[container.handler]
@@ -162,7 +169,7 @@ class Containers:
         await finish(self._start(container.id))
 
     async def _start(self, id: str) -> None:
-        async with self._locks(id):
+        async with self.locks(id):
             container = ids.resolve("container", self._state.containers, id)
             transitions.require(container, "start", ContainerState.CREATED)
             pod = self._state.pods[container.pod_id]
@@ -218,14 +225,21 @@ class Containers:
         await step("container.teardown", container.id)
         await self._exits.freed(container.id)
         await self._machine.oci.delete(self._config.handlers[container.handler], container.id)
+        if container.volume_images:
+            await self._machine.volumes.remove(container.id)
         await self._machine.rootfs.remove(container.id)
-        await self._machine.bundles.remove(container.id)
+        async with self.locks(container.id):  # an update under way must not find half of it
+            await self._machine.bundles.remove(container.id)
         await step("container.forget", container.id)
         await self._state.commit(Gone("container", container.id))
 
     async def teardown_leftover(self, id: str) -> None:
         """At boot: a container whose create was never acknowledged."""
         await self._teardown(self._state.containers[id])
+
+    def removing(self, id: str) -> bool:
+        """Whether it is being removed just now."""
+        return self._joined.running(("remove", id))
 
     # --- the rest ---------------------------------------------------------------------------------------------
 
@@ -242,7 +256,7 @@ class Containers:
 
     async def adopt_started(self, container: Container) -> None:
         """At boot: a container recorded as created may have been started just before the daemon died."""
-        if await self._machine.oci.running(container.id):
+        if await self._machine.oci.running(self._config.handlers[container.handler], container.id):
             await self._state.update_container(container.id, lambda now_: transitions.started(now_, now()))
 
     async def settle(self) -> None:

@@ -74,5 +74,8 @@ class Exits:
 
     async def _record(self, id: str, end: Exit) -> None:
         await self._state.update_container(
-            id, lambda now_: transitions.finished(now_, at=end.at, code=end.code, oom=end.oom, lost=end.lost)
+            id,
+            lambda now_: transitions.finished(
+                now_, at=end.at, code=end.code, oom=end.oom, lost=end.lost, kill=end.kill
+            ),
         )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from sampan.spec.userns import Mappings
 from sampan.wire.credentials import Credentials
 from sampan.wire.manifest import Descriptor
 from sampan.wire.reference import Reference
@@ -20,6 +21,16 @@ class Usage:
 
     bytes: int
     inodes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Filesystem:
+    """What a file system can hold: bytes in all, inodes in all (0 where it makes them as it goes) and inodes free."""
+
+    device: str
+    bytes: int
+    inodes: int
+    inodes_free: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +131,60 @@ class Archives(Protocol):
         """The images in an archive that run on `machine` (`uname -m`). Raises Invalid, Exhausted."""
 
 
+@dataclass(frozen=True, slots=True)
+class IdMapped:
+    """Whose root file system it is: the pod's pinned user namespace, and its maps."""
+
+    namespace: Path
+    maps: Mappings
+
+
+@dataclass(frozen=True, slots=True)
+class ImageMount:
+    """An image that a container's mount shows. `number` is the mount's in the request, `layers` are the image's
+    chain ids, the lowest first; `sub_path` a directory in it, "" for all of it."""
+
+    number: int
+    layers: tuple[str, ...]
+    sub_path: str = ""
+
+
+class Volumes(Protocol):
+    """What containers mount beside their root: images, directories of their own for their image's VOLUMEs, and what
+    must be so with the host's directories before they are mounted."""
+
+    async def show(self, id: str, image: ImageMount, users: IdMapped | None = None) -> str:
+        """Mount an image read-only for container `id`, whose root is prepared; the path to bind into it, sub path
+        and links resolved. With `users` it shows the ids of that namespace. Raises ImageVolumeMountFailed."""
+
+    async def make(
+        self, id: str, root: Path, volumes: Sequence[str], users: IdMapped | None = None
+    ) -> dict[str, str]:
+        """A directory for each of these places of the prepared `root`, with what the image has there, before any
+        process runs in it: host directories by the canonical place in the root. Root (of `users`) owns those that
+        the image does not have. They count in `Rootfs.usage`, go with `Rootfs.remove`. Raises Invalid, Exhausted."""
+
+    async def check_idmaps(self, paths: Sequence[str], users: IdMapped) -> None:
+        """Raise Invalid naming the mount and its file system if one of these host paths cannot be mounted with the ids
+        of this namespace."""
+
+    async def relabel(self, paths: Sequence[str], label: str, seconds: float) -> None:
+        """Give these trees an SELinux label, but those whose top has it. Raises Unavailable past `seconds`."""
+
+    async def remove(self, id: str) -> None:
+        """Unmount what `show` mounted for the container. Idempotent."""
+
+    async def sweep(self, keep: Collection[str]) -> None:
+        """At boot: unmount what was shown to containers that are not in `keep`."""
+
+
 class Rootfs(Protocol):
     """A container's root: image layers below, its own writable layer on top."""
 
-    async def prepare(self, id: str, layers: Sequence[str]) -> Path:
-        """Mount the overlay for container `id` over these chain ids (lowest first); returns the merged root.
-        Refuses (Invalid) a root whose /dev, /proc or /sys is there but not a real directory."""
+    async def prepare(self, id: str, layers: Sequence[str], users: IdMapped | None = None) -> Path:
+        """Mount the overlay for container `id` over these chain ids (lowest first); returns the merged root. With
+        `users` its files belong to the ids of that namespace. Refuses (Invalid) a root whose /dev, /proc or /sys is
+        there but not a real directory."""
 
     async def remove(self, id: str) -> None:
         """Unmount and delete the container's layer. Idempotent."""
@@ -133,8 +192,11 @@ class Rootfs(Protocol):
     async def usage(self, id: str) -> Usage:
         """What the container has written."""
 
+    async def filesystem(self) -> Filesystem:
+        """Where all containers write."""
+
     async def read(self, root: Path, path: str, limit: int) -> bytes | None:
         """A regular file of the image, resolved inside `root`; None if absent. Invalid if it is special or larger."""
 
-    async def remount(self, id: str, layers: Sequence[str]) -> Path:
+    async def remount(self, id: str, layers: Sequence[str], users: IdMapped | None = None) -> Path:
         """After a reboot: mount again what `prepare` made."""

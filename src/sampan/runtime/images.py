@@ -291,7 +291,8 @@ class Images:
         await self._intake.release(current.layers)
 
     def _in_use(self, image: Image) -> bool:
-        used = (container.image_id for container in self._state.containers.values())
+        containers = self._state.containers.values()
+        used = (id for one in containers for id in (one.image_id, *one.volume_images))
         return bool(self._held[image.id]) or image.id in used
 
     def hold(self, id: str) -> None:

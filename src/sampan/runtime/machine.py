@@ -1,8 +1,10 @@
 """Everything the use cases may do to the machine, in one value: the ports, and what does not change about the host."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from sampan.runtime.image_ports import Rootfs
+from sampan.runtime.device_ports import CdiRegistry, IoClasses
+from sampan.runtime.handler_ports import Handlers
+from sampan.runtime.image_ports import Rootfs, Volumes
 from sampan.runtime.ports import Bundles, Cgroups, Facts, Network, Oci, Sandboxes
 from sampan.spec.facts import Host
 
@@ -16,8 +18,26 @@ class Machine:
     cgroups: Cgroups
     network: Network
     rootfs: Rootfs
+    volumes: Volumes
     bundles: Bundles
     facts: Facts
+    cdi: CdiRegistry
+    io_classes: IoClasses
+    handlers: Handlers
     host: Host
     node: str
     pod_init: str = "/usr/bin/catatonit"
+
+    def host_of(self, handler: str) -> Host:
+        """The machine as pods of this handler have it: what their OCI runtime cannot do is not there."""
+        found = self.handlers.of(handler)
+        can, host = found.features, self.host
+        return replace(
+            host,
+            seccomp=host.seccomp and can.seccomp,
+            apparmor=host.apparmor and can.apparmor,
+            selinux=host.selinux and can.selinux,
+            recursive_read_only=host.recursive_read_only and can.recursive_read_only,
+            user_namespaces=host.user_namespaces and can.user_namespaces and can.idmapped_mounts,
+            privileged_devices=found.privileged_devices,
+        )

@@ -10,10 +10,11 @@ from sampan.config import Config, Paths
 from sampan.model import pod as transitions
 from sampan.model.pod import Pod
 from sampan.model.process import ProcessRef
+from sampan.runtime.image_ports import IdMapped
 from sampan.runtime.machine import Machine
 from sampan.runtime.ports import Launch, Launched
 from sampan.runtime.state import State, now
-from sampan.spec import sandbox
+from sampan.spec import sandbox, userns
 from sampan.spec.facts import PodFacts
 from sampan.tasks import Joined, Tasks, finish, step
 
@@ -59,7 +60,7 @@ class PodInit:
     def _spec(self, pod: Pod) -> dict[str, object]:
         return sandbox.build(
             pod_facts(pod, self._config.paths),
-            self._machine.host,
+            self._machine.host_of(pod.handler),
             rootfs=str(self._config.paths.rootfs(pod.id)),
             cgroups_path=self._machine.cgroups.container_path(pod.cgroup_parent, pod.id),
             init=self._machine.pod_init,
@@ -86,6 +87,12 @@ class PodInit:
         await self._machine.bundles.remove(pod.id)
 
 
+def users(pod: Pod, paths: Paths) -> IdMapped | None:
+    """Whose files a root file system in this pod holds; None where the pod has the host's user namespace."""
+    maps = userns.mappings(pod.config.linux.security_context.namespace_options)
+    return IdMapped(paths.namespace(pod.id, "user"), maps) if maps else None
+
+
 def pod_facts(pod: Pod, paths: Paths, pid_namespace: str = "") -> PodFacts:
     """Where the pod's shared things are."""
 
@@ -100,9 +107,11 @@ def pod_facts(pod: Pod, paths: Paths, pid_namespace: str = "") -> PodFacts:
         network_namespace=namespace("net"),
         ipc_namespace=namespace("ipc"),
         uts_namespace=namespace("uts"),
+        user_namespace=namespace("user"),
         pid_namespace=pid_namespace,
         resolv_conf=str(directory / "resolv.conf"),
         hostname_file=str(directory / "hostname"),
         hosts_file=str(directory / "hosts"),
         shm=str(paths.shm(pod.id)) if "ipc" in pod.namespaces else "/dev/shm",
+        selinux_level=pod.selinux_level,
     )

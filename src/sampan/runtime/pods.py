@@ -15,13 +15,13 @@ from sampan.config import Config
 from sampan.model import ids
 from sampan.model import pod as transitions
 from sampan.model.errors import AlreadyExists, Invalid
-from sampan.model.pod import Pod, PodKey, PodState
+from sampan.model.pod import Pod, PodState
 from sampan.runtime.containers import Containers
 from sampan.runtime.machine import Machine
 from sampan.runtime.pod_init import PodInit
 from sampan.runtime.ports import Attached, Attachment, PortMapping, SandboxPlan
 from sampan.runtime.state import Gone, State, now
-from sampan.spec import dns, namespaces, sysctls, validate
+from sampan.spec import dns, namespaces, selinux, sysctls, userns, validate
 from sampan.spec.hosts import hosts
 from sampan.tasks import Joined, Tasks, both, bounded, finish, step
 
@@ -52,7 +52,6 @@ class Pods:
         self._init = init
         self._tasks = tasks
         self._joined = Joined()
-        self._making: dict[PodKey, cri.PodSandboxConfig] = {}
 
     # --- run ----------------------------------------------------------------------------------------------
 
@@ -60,18 +59,18 @@ class Pods:
         """Make a pod and return its id. The same name, uid, namespace and attempt again is a retry: it joins the run in
         flight, or gets the id of the ready pod. Raises Invalid, AlreadyExists, Unavailable (no network yet)."""
         handler = self._handler(handler)
-        validate.check_pod(config, self._machine.host)
+        await self._machine.handlers.require(handler)
+        validate.check_pod(config, self._machine.host_of(handler))
         pod = self._plan(config, handler)
-        while self._joined.running(pod.key) and pod.key not in self._making:
+        while self._joined.running(pod.key) and self._joined.request(pod.key) is None:
             await self._joined.wait(pod.key)  # what is left of an earlier run is being cleaned up
         same = next((other for other in self._state.pods.values() if other.key == pod.key), None)
-        if pod.key in self._making:
-            if self._making[pod.key] != config:
+        if self._joined.running(pod.key):
+            if self._joined.request(pod.key) != config:
                 raise AlreadyExists(f"pod {_name(config)} is being made with another configuration")
         elif same is not None and same.ready_at:
             return self._retried(same, config)
-        self._making[pod.key] = config
-        return await self._joined.run(pod.key, self._run(pod, same))
+        return await self._joined.run(pod.key, self._run(pod, same), config)
 
     def _handler(self, name: str) -> str:
         name = name or self._config.runtime.default_handler
@@ -82,15 +81,23 @@ class Pods:
 
     def _plan(self, config: cri.PodSandboxConfig, handler: str) -> Pod:
         driver = "systemd" if self._machine.host.systemd_cgroup else "cgroupfs"
+        id = ids.new_id()
         return Pod(
-            id=ids.new_id(),
+            id=id,
             config=config,
             handler=handler,
             created_at=now(),
             hostname=validate.hostname(config, self._machine.node),
             namespaces=namespaces.owned(config.linux.security_context.namespace_options),
             cgroup_parent=config.linux.cgroup_parent or DEFAULT_PARENT[driver],
+            selinux_level=self._selinux_level(id, config),
         )
+
+    def _selinux_level(self, id: str, config: cri.PodSandboxConfig) -> str:
+        """A level that no other pod has; it is free again when the record is gone."""
+        if not self._machine.host.selinux or config.linux.security_context.selinux_options.level:
+            return ""
+        return selinux.level(id, {pod.selinux_level for pod in self._state.pods.values()})
 
     def _retried(self, pod: Pod, config: cri.PodSandboxConfig) -> str:
         if pod.state is PodState.READY and pod.config == config:
@@ -101,14 +108,8 @@ class Pods:
         )
 
     async def _run(self, pod: Pod, leftover: Pod | None) -> str:
-        try:
-            if leftover is not None:  # of a run that failed, and whose undoing failed too
-                await self._undo(leftover.id)
-            return await self._run_anew(pod)
-        finally:
-            del self._making[pod.key]
-
-    async def _run_anew(self, pod: Pod) -> str:
+        if leftover is not None:  # of a run that failed, and whose undoing failed too
+            await self._undo(leftover.id)
         if "net" in pod.namespaces:
             pod = msgspec.structs.replace(pod, conflist=await self._machine.network.load())
         await step("pod.intent", pod.id)
@@ -156,6 +157,7 @@ class Pods:
             sysctls=sysctls.resolved(pod.config),
             files=files,
             shm_size=(64 << 20) if "ipc" in pod.namespaces else 0,
+            userns=userns.mappings(pod.config.linux.security_context.namespace_options),
         )
 
     async def _undo_or_later(self, id: str) -> None:

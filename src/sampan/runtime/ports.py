@@ -13,8 +13,14 @@ from typing import Any, Protocol
 import msgspec
 
 from sampan.config import Handler
+from sampan.model.oom import OomKill
 from sampan.model.process import ProcessRef
 from sampan.spec.facts import DeviceNode, Source
+from sampan.spec.userns import Mappings
+from sampan.wire.cgroup_stats import Details
+from sampan.wire.cgroupfs import Limits
+from sampan.wire.net_dev import Interface
+from sampan.wire.psi import Pressure
 
 # --- processes: crun under conmon ---------------------------------------------------------------------------
 
@@ -46,8 +52,9 @@ class Exit:
 
     code: int
     at: int
-    oom: bool = False
+    oom: bool = False  # the kernel killed some process of it for memory
     lost: bool = False
+    kill: OomKill | None = None  # the last of those kills, as far as it is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +78,7 @@ class Oci(Protocol):
     async def compiled_filter(self, handler: Handler, id: str) -> bytes:
         """The seccomp filter that the OCI runtime compiled for this container; b"" where it leaves none."""
 
-    async def running(self, id: str) -> bool:
+    async def running(self, handler: Handler, id: str) -> bool:
         """Whether a created container has been started (asked at boot for one whose record does not say so)."""
 
     async def signal(self, process: ProcessRef, number: int) -> bool:
@@ -82,6 +89,18 @@ class Oci(Protocol):
 
     async def wait(self, id: str, launched: Launched) -> Exit:
         """Wait until the container has ended and say how (also for one that ended long ago)."""
+
+    async def update(self, handler: Handler, id: str, resources: Mapping[str, Any]) -> None:
+        """Give a created or running container these limits (OCI `linux.resources`). Raises ToolFailed with the
+        runtime's own words; some of the limits may be in force then."""
+
+    async def adjust_oom_score(self, handler: Handler, id: str, before: int, after: int) -> None:
+        """Set the oom_score_adj of the container's processes that have the value `before`: those that chose one for
+        themselves keep it. Raises Denied where the kernel does not let us."""
+
+    async def survivors(self, handler: Handler, id: str) -> tuple[str, ...]:
+        """The container's processes that are alive, each with its state and where in the kernel it waits, as people
+        need it to find out why a process does not die."""
 
     async def delete(self, handler: Handler, id: str) -> None:
         """Kill what is left; remove the runtime's state, the cgroup, monitor leftovers. Idempotent."""
@@ -104,6 +123,9 @@ class Bundles(Protocol):
 
     async def read(self, id: str) -> dict[str, Any] | None:
         """The config.json as written; None if there is none."""
+
+    async def rewrite(self, id: str, spec: Mapping[str, Any]) -> None:
+        """Replace the config.json of a bundle, all of it or nothing. NotFound if the bundle is gone."""
 
     async def remove(self, id: str) -> None:
         """Delete the bundle. Idempotent; refuses while something is mounted beneath."""
@@ -128,12 +150,18 @@ class Facts(Protocol):
     async def device_nodes(self, paths: Iterable[str]) -> dict[str, tuple[DeviceNode, ...]]:
         """Device files by the path asked for; those that are none are left out."""
 
+    async def all_devices(self) -> tuple[DeviceNode, ...]:
+        """What a privileged container gets: every device of the host, as it is now, but terminals and the like."""
+
     def pid_namespace(self, process: ProcessRef) -> AbstractAsyncContextManager[str]:
         """A path of this process's PID namespace that means no other while the block runs, not even when the process
         ends and its number is used again. WrongState if it is gone."""
 
     async def host_file(self, path: str) -> bytes:
         """A small file of the host (/etc/resolv.conf, /etc/hosts); b"" if absent."""
+
+    async def apparmor_profiles(self) -> frozenset[str]:
+        """The AppArmor profiles that the kernel has loaded now; none where there is no AppArmor."""
 
 
 # --- a pod's namespaces, files and cgroup -------------------------------------------------------------------
@@ -144,11 +172,12 @@ class SandboxPlan:
     """What to make for a pod: pinned namespaces of its own, the files its containers share, its /dev/shm."""
 
     id: str
-    namespaces: frozenset[str]  # of "net", "ipc", "uts": those not the host's
+    namespaces: frozenset[str]  # of "net", "ipc", "uts", "user": those not the host's
     hostname: str
     sysctls: Mapping[str, str]
     files: Mapping[str, bytes]  # "resolv.conf", "hostname", "hosts"
     shm_size: int = 64 << 20  # bytes; 0: none (host IPC)
+    userns: Mappings | None = None  # the ids of "user", which then owns the other namespaces
 
 
 class Sandboxes(Protocol):
@@ -162,6 +191,9 @@ class Sandboxes(Protocol):
 
     async def present(self, id: str, namespaces: frozenset[str]) -> bool:
         """Whether every one of these namespaces is still pinned (false after a reboot)."""
+
+    async def interfaces(self, ids: Sequence[str]) -> list[tuple[Interface, ...] | None]:
+        """The network interfaces in each pod's own namespace, the loopback left out; None for a pod that has none."""
 
 
 class Cgroups(Protocol):
@@ -178,7 +210,16 @@ class Cgroups(Protocol):
         foreign or absent is fine."""
 
     async def usage_many(self, groups: Sequence[tuple[str, str]]) -> "list[CgroupUsage | None]":
-        """Read the groups of containers, given as (cgroup parent, container id); None for one that is gone."""
+        """Read the groups of containers, given as (cgroup parent, container id); None for one that is gone. An empty
+        id names the parent itself."""
+
+    async def details_many(self, groups: Sequence[tuple[str, str, int]]) -> "list[CgroupDetails | None]":
+        """What else there is to know of each group, given as (cgroup parent, container id or "", pid of its first
+        process). Takes some 0.5 ms a group. With pid 0 the descriptors are not counted."""
+
+    async def read_back(self, parent: str, id: str, files: Sequence[str] = ()) -> Limits:
+        """The limits of a container as the kernel has them, and the contents of `files` of its group by name; None, or
+        left out, for what is not there."""
 
     def container_path(self, parent: str, id: str) -> str:
         """The `cgroupsPath` that the OCI runtime is given for a container in this parent."""
@@ -197,7 +238,25 @@ class CgroupUsage(msgspec.Struct, frozen=True, kw_only=True):
     major_page_faults: int | None = None
     swap_usage: int | None = None
     swap_available: int | None = None
-    processes: int | None = None
+    processes: int | None = None  # and threads: what a limit on pids counts
+    cpu_pressure: Pressure | None = None
+    memory_pressure: Pressure | None = None
+    io_pressure: Pressure | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CgroupDetails:
+    """What is read of a group only where somebody wants metrics; `at` in ns since the epoch. None: not known."""
+
+    at: int
+    stats: Details
+    limits: Limits
+    processes: int
+    threads: int | None = None
+    descriptors: int | None = None
+    sockets: int | None = None
+    open_files_limit: int | None = None
+    devices: Mapping[str, str] = field(default_factory=dict)  # names of those in stats.io: 254:0 → /dev/vda
 
 
 # --- network ------------------------------------------------------------------------------------------------
@@ -248,6 +307,17 @@ class NetworkStatus:
     message: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class NetworkDetails:
+    """The network for people and scripts: its conflist ("" without one) and file, or the `problem`."""
+
+    conflist: bytes
+    file: str
+    conf_dir: str
+    bin_dirs: tuple[str, ...]
+    problem: str = ""
+
+
 class Network(Protocol):
     """The pod network: CNI, executed or built in."""
 
@@ -262,3 +332,11 @@ class Network(Protocol):
 
     async def status(self) -> NetworkStatus:
         """Never blocks on a plugin."""
+
+    async def details(self) -> NetworkDetails:
+        """Which configuration is used, and where the plugins are looked for. Never blocks on a plugin."""
+
+    async def pod_cidrs(self, cidrs: Sequence[str]) -> None:
+        """The node's address ranges for pods are known: write the network from the operator's template, if there is
+        one, and no usable network yet. Raises Invalid for what is no range, Unavailable for a template that cannot be
+        used."""

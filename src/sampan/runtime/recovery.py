@@ -71,6 +71,7 @@ class Recovery:
         """When this returns every record says the truth, but for clean-ups that go on in the background."""
         containers = list(self._state.containers.values())
         pods = list(self._state.pods.values())
+        await self._isolated("the volumes of", "lost containers", self._sweep())
         # containers first: the teardown of a pod waits for the ends of its containers, which must be watched by then
         await asyncio.gather(
             *(self._isolated("container", one.id, self._container(one)) for one in containers)
@@ -84,6 +85,10 @@ class Recovery:
             await work
         except Exception:
             log.exception("could not take back %s %s", kind, id)
+
+    async def _sweep(self) -> None:
+        """What no record leads to: it keeps images busy."""
+        await self._machine.volumes.sweep(self._state.containers)
 
     async def _pod(self, pod: Pod) -> None:
         pinned = await self._machine.sandboxes.present(pod.id, pod.namespaces)

@@ -47,6 +47,7 @@ class State:
         self._containers: dict[str, Container] = {}
         self._images: dict[str, Image] = {}
         self._watchers: list[Callable[[Record | Gone], None]] = []
+        self._observers: list[Callable[[Record | None, Record | Gone], None]] = []
         self.pods: Mapping[str, Pod] = MappingProxyType(self._pods)
         self.containers: Mapping[str, Container] = MappingProxyType(self._containers)
         self.images: Mapping[str, Image] = MappingProxyType(self._images)
@@ -59,6 +60,10 @@ class State:
     def watch(self, callback: Callable[[Record | Gone], None]) -> None:
         """Call `callback` after every change, on the event loop."""
         self._watchers.append(callback)
+
+    def observe(self, callback: Callable[[Record | None, Record | Gone], None]) -> None:
+        """Like `watch`, with the record as it was before; None for a new one."""
+        self._observers.append(callback)
 
     async def commit(self, *changes: Record | Gone) -> None:
         """Make the changes durable together, then visible. Not cut short by cancellation."""
@@ -94,12 +99,21 @@ class State:
         await step("state.commit", changes[0].id)
         await self._journal.write([_row(change) for change in changes])
         for change in changes:
-            if isinstance(change, Gone):
-                self._tables[change.kind].pop(change.id, None)
-            else:
-                self._table(change)[change.id] = change
+            before = self._apply(change)
             for callback in self._watchers:
                 callback(change)
+            for observer in self._observers:
+                observer(before, change)
+
+    def _apply(self, change: Record | Gone) -> Record | None:
+        """Make a change visible; the record as it was."""
+        table = self._tables[change.kind] if isinstance(change, Gone) else self._table(change)
+        before: Record | None = (
+            table.pop(change.id, None) if isinstance(change, Gone) else table.get(change.id)
+        )
+        if not isinstance(change, Gone):
+            table[change.id] = change
+        return before
 
     @property
     def _tables(self) -> dict[str, dict[str, Any]]:

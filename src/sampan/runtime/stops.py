@@ -1,6 +1,7 @@
 """Stopping a container: the signal once, the grace period, then SIGKILL until it is gone.
 
-The work goes on when the caller leaves. A later call never sends the signal again; it may shorten the wait.
+The work goes on when the caller leaves. A later call never sends the signal again; it may shorten the wait. What not
+even SIGKILL ends, because it is stuck in the kernel, is named in the log and to the caller.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ import signal
 from sampan.api import cri_pb2 as cri
 from sampan.config import Config
 from sampan.model.container import Container, ContainerState
+from sampan.model.errors import Unavailable
 from sampan.runtime.exits import Exits
 from sampan.runtime.machine import Machine
 from sampan.runtime.state import State
@@ -18,6 +20,7 @@ from sampan.tasks import Joined, step
 log = logging.getLogger("sampan.stops")
 FIRST_KILL_WAIT = 0.5  # seconds until a SIGKILL is repeated; doubles up to the last
 LAST_KILL_WAIT = 30.0
+PATIENCE = 60.0  # seconds after the grace period, until a caller is told what it waits for; the kill goes on
 
 
 class _Grace:
@@ -56,7 +59,8 @@ class Stops:
         self._graces: dict[str, _Grace] = {}
 
     async def stop(self, container: Container, seconds: int) -> None:
-        """Returns when the container has ended. Cancelling the caller leaves the stop going."""
+        """Returns when the container has ended. Cancelling the caller leaves the stop going. Raises Unavailable, naming
+        what does not die, if SIGKILL does not end it in PATIENCE: the stop goes on, and the next call joins it."""
         current = self._state.containers.get(container.id)
         if current is None or current.state is ContainerState.EXITED:
             return
@@ -64,7 +68,14 @@ class Stops:
         self._exits.watch(current)  # it is watched already, unless taking it back at boot failed
         grace = self._graces.setdefault(container.id, _Grace(seconds))
         grace.shorten(seconds)
-        await self._joined.run(container.id, self._stop(current, seconds, grace))
+        try:
+            async with asyncio.timeout(max(grace.deadline - asyncio.get_running_loop().time(), 0) + PATIENCE):
+                await self._joined.run(container.id, self._stop(current, seconds, grace))
+        except TimeoutError as error:
+            raise Unavailable(
+                f"container {container.id} does not die of SIGKILL: {await self._stuck(container)}; "
+                f"killing it goes on"
+            ) from error
 
     async def _stop(self, container: Container, seconds: int, grace: _Grace) -> None:
         try:
@@ -94,8 +105,21 @@ class Stops:
                 async with asyncio.timeout(wait):
                     await self._exits.ended(container.id)
             except TimeoutError:
-                log.warning("container %s does not die of SIGKILL; trying on", container.id)
+                stuck = await self._stuck(container)
+                log.warning("container %s does not die of SIGKILL; trying on: %s", container.id, stuck)
                 wait = min(wait * 2, LAST_KILL_WAIT)
+
+    async def _stuck(self, container: Container) -> str:
+        """What is alive and where it waits, and what can be done about it."""
+        handler = self._config.handlers[container.handler]
+        alive = await self._machine.oci.survivors(handler, container.id)
+        if not alive:
+            return "none of its processes is alive, but its monitor has not said so yet"
+        hint = (
+            "; state D is a wait that no signal ends: see to the disk or network file system it waits for, or "
+            "restart the node"
+        )
+        return ", ".join(alive) + (hint if any("is in state D" in one for one in alive) else "")
 
     def _live(self, container: Container) -> bool:
         current = self._state.containers.get(container.id)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from sampan.api import cri_pb2 as cri
-from sampan.server import convert
+from sampan.server import convert, info
 from sampan.server.use_cases import Rpcs
 
 
@@ -33,12 +33,7 @@ class ContainerRpcs(Rpcs):
         return cri.RemoveContainerResponse()
 
     async def ListContainers(self, request: cri.ListContainersRequest, _: Any) -> cri.ListContainersResponse:
-        found = (
-            one for one in self._state.containers.values() if convert.container_matches(one, request.filter)
-        )
-        return cri.ListContainersResponse(
-            containers=[convert.container_item(one, self._image(one)) for one in convert.newest_first(found)]
-        )
+        return self._rows.containers(request.filter)
 
     async def ContainerStatus(
         self, request: cri.ContainerStatusRequest, _: Any
@@ -48,9 +43,22 @@ class ContainerRpcs(Rpcs):
             status=convert.container_status(container, self._image(container))
         )
         if request.verbose:
-            spec = await self._cases.machine.bundles.read(container.id)
-            response.info.update(convert.container_info(container, spec))
+            view = info.ContainerView(
+                container=container,
+                handler=self._cases.config.handlers[container.handler],
+                spec=await self._cases.machine.bundles.read(container.id),
+                removing=self._cases.containers.removing(container.id),
+                systemd_cgroup=self._cases.machine.host.systemd_cgroup,
+            )
+            response.info.update(info.container(view))
         return response
+
+    async def UpdateContainerResources(
+        self, request: cri.UpdateContainerResourcesRequest, _: Any
+    ) -> cri.UpdateContainerResourcesResponse:
+        """`annotations` are for NRI plugins; nothing of them changes a limit."""
+        await self._cases.resources.update(request.container_id, request.linux)
+        return cri.UpdateContainerResourcesResponse()
 
     async def ReopenContainerLog(
         self, request: cri.ReopenContainerLogRequest, _: Any

@@ -1,10 +1,7 @@
 """Records to CRI messages, and the CRI's list filters. Pure."""
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
-
-from google.protobuf.json_format import MessageToDict
 
 from sampan.api import cri_pb2 as cri
 from sampan.model import signals
@@ -12,6 +9,7 @@ from sampan.model.container import Container, ContainerState
 from sampan.model.errors import Invalid
 from sampan.model.image import Image
 from sampan.model.pod import Pod, PodState
+from sampan.spec import volumes
 
 POD_STATES = {PodState.READY: cri.SANDBOX_READY, PodState.NOT_READY: cri.SANDBOX_NOTREADY}
 CONTAINER_STATES = {
@@ -59,27 +57,20 @@ def pod_status(pod: Pod) -> cri.PodSandboxStatus:
 
 def pod_matches(pod: Pod, filter: cri.PodSandboxFilter) -> bool:
     """All of the filter's parts must hold; an id may be a prefix."""
-    if not pod.visible or not pod.id.startswith(filter.id):
-        return False
-    if filter.HasField("state") and POD_STATES[pod.state] != filter.state.state:
-        return False
-    return labelled(pod.config.labels, filter.label_selector)
+    return selecting_pods(filter)(pod)
 
 
-def pod_info(pod: Pod) -> dict[str, str]:
-    """The verbose part, under containerd's key names, so that scripts around `crictl inspectp` work."""
-    result = json.loads(pod.cni_result) if pod.cni_result else None
-    info = {
-        "pid": pod.init.pid if pod.init else 0,
-        "processStatus": "running" if pod.state is PodState.READY else "deleted",
-        "netNamespaceClosed": bool(pod.stopped_at),
-        "runtimeHandler": pod.handler,
-        "runtimeType": "sampan.crun",
-        "config": MessageToDict(pod.config, preserving_proto_field_name=True),
-        "cniResult": result,
-        "notReadyReason": pod.broken_reason,
-    }
-    return {"info": json.dumps(info)}
+def selecting_pods(filter: cri.PodSandboxFilter) -> Callable[[Pod], bool]:
+    """`pod_matches` for many: the filter is read once."""
+    id, selector = filter.id, dict(filter.label_selector)
+    states = {filter.state.state} if filter.HasField("state") else set(POD_STATES.values())
+
+    def matches(pod: Pod) -> bool:
+        if not pod.visible or not pod.id.startswith(id) or POD_STATES[pod.state] not in states:
+            return False
+        return not selector or labelled(pod.config.labels, selector)
+
+    return matches
 
 
 # --- containers -------------------------------------------------------------------------------------------------
@@ -119,9 +110,9 @@ def container_status(container: Container, image: Image | None) -> cri.Container
         message=container.message,
         labels=container.config.labels,
         annotations=container.config.annotations,
-        mounts=container.config.mounts,
+        mounts=_mounts(container),
         log_path=container.log_path,
-        resources=cri.ContainerResources(linux=container.config.linux.resources),
+        resources=cri.ContainerResources(linux=container.limits),
         user=cri.ContainerUser(
             linux=cri.LinuxContainerUser(
                 uid=container.user.uid, gid=container.user.gid, supplemental_groups=container.user.groups
@@ -129,6 +120,21 @@ def container_status(container: Container, image: Image | None) -> cri.Container
         ),
         stop_signal=signals.enum(container.stop_signal),  # type: ignore[arg-type]  # an enum number
     )
+
+
+def _mounts(container: Container) -> list[cri.Mount]:
+    """The mounts as they were asked for; those of images also say which image it is, as PullImage does."""
+    if not container.volume_images:
+        return list(container.config.mounts)
+    mounts = []
+    ids = iter(container.volume_images)
+    for asked in container.config.mounts:
+        mount = cri.Mount()
+        mount.CopyFrom(asked)
+        if volumes.is_image(asked):
+            mount.image.image_ref = next(ids, "")
+        mounts.append(mount)
+    return mounts
 
 
 def _image_spec(container: Container, image: Image | None) -> cri.ImageSpec:
@@ -142,29 +148,26 @@ def _image_spec(container: Container, image: Image | None) -> cri.ImageSpec:
 
 def container_matches(container: Container, filter: cri.ContainerFilter) -> bool:
     """All of the filter's parts must hold; ids may be prefixes."""
-    if not container.visible or not container.id.startswith(filter.id):
-        return False
-    if not container.pod_id.startswith(filter.pod_sandbox_id):
-        return False
-    if filter.HasField("state") and CONTAINER_STATES[container.state] != filter.state.state:
-        return False
-    return labelled(container.config.labels, filter.label_selector)
+    return selecting_containers(filter)(container)
 
 
-def container_info(container: Container, spec: Mapping[str, Any] | None) -> dict[str, str]:
-    """The verbose part, under containerd's key names, so that scripts around `crictl inspect` work."""
-    info = {
-        "sandboxID": container.pod_id,
-        "pid": container.init.pid if container.init and container.state is not ContainerState.EXITED else 0,
-        "removing": False,
-        "snapshotKey": container.id,
-        "snapshotter": "overlayfs",
-        "runtimeType": "sampan.crun",
-        "runtimeHandler": container.handler,
-        "config": MessageToDict(container.config, preserving_proto_field_name=True),
-        "runtimeSpec": spec,
-    }
-    return {"info": json.dumps(info)}
+def selecting_containers(filter: cri.ContainerFilter) -> Callable[[Container], bool]:
+    """`container_matches` for many: the filter is read once."""
+    id, pod_id, selector = filter.id, filter.pod_sandbox_id, dict(filter.label_selector)
+    states = {filter.state.state} if filter.HasField("state") else set(CONTAINER_STATES.values())
+
+    def matches(container: Container) -> bool:
+        if (
+            not container.visible
+            or not container.id.startswith(id)
+            or not container.pod_id.startswith(pod_id)
+        ):
+            return False
+        if CONTAINER_STATES[container.state] not in states:
+            return False
+        return not selector or labelled(container.config.labels, selector)
+
+    return matches
 
 
 # --- shared -----------------------------------------------------------------------------------------------------

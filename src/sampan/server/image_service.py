@@ -11,6 +11,7 @@ from sampan.runtime.image_ports import Usage
 from sampan.runtime.images import Images
 from sampan.runtime.state import now
 from sampan.server import image_convert
+from sampan.server.stream_rpcs import in_parts
 from sampan.wire import credentials
 
 
@@ -40,8 +41,9 @@ class ImageService(rpc.ImageServiceServicer):
     async def StreamImages(
         self, request: cri.StreamImagesRequest, _: object
     ) -> AsyncIterator[cri.StreamImagesResponse]:
-        raise NotImplementedError("StreamImages is not implemented by this version of sampan")
-        yield  # what makes this a generator, which a streaming RPC must be
+        found = self._images.list(request.filter.image.image)
+        async for part in in_parts(image_convert.image(one) for one in found):
+            yield cri.StreamImagesResponse(images=part)
 
     async def ImageStatus(self, request: cri.ImageStatusRequest, _: object) -> cri.ImageStatusResponse:
         """An image that is unknown, or asked for ambiguously, is an empty answer: an error stops the pod for

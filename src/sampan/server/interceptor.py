@@ -131,9 +131,11 @@ async def _refuse(method: str, request: Any, context: Any, error: Exception, beg
 
 
 def _log(method: str, request: Any, code: str, begin: float, why: str = "") -> None:
-    level = logging.INFO if why or not method.startswith(("List", "Status", "Version")) else logging.DEBUG
+    level = logging.INFO if why or not method.startswith(("List", "Stream", "Status", "Version")) else logging.DEBUG
     if method.endswith(("Status", "Stats")) and not why:
         level = logging.DEBUG
+    if not log.isEnabledFor(level):
+        return
     log.log(
         level,
         "rpc",

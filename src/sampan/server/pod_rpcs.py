@@ -3,8 +3,9 @@
 from typing import Any
 
 from sampan.api import cri_pb2 as cri
-from sampan.runtime.state import now
-from sampan.server import convert
+from sampan.model.container import Container
+from sampan.model.pod import Pod
+from sampan.server import convert, info
 from sampan.server.use_cases import Rpcs
 
 
@@ -27,6 +28,16 @@ class PodRpcs(Rpcs):
         await self._cases.pods.remove(request.pod_sandbox_id)
         return cri.RemovePodSandboxResponse()
 
+    async def UpdatePodSandboxResources(
+        self, request: cri.UpdatePodSandboxResourcesRequest, _: Any
+    ) -> cri.UpdatePodSandboxResourcesResponse:
+        await self._cases.resources.update_pod(
+            self._pod(request.pod_sandbox_id).id,
+            request.overhead if request.HasField("overhead") else None,
+            request.resources if request.HasField("resources") else None,
+        )
+        return cri.UpdatePodSandboxResourcesResponse()
+
     async def PodSandboxStatus(
         self, request: cri.PodSandboxStatusRequest, _: Any
     ) -> cri.PodSandboxStatusResponse:
@@ -34,11 +45,22 @@ class PodRpcs(Rpcs):
         containers = [one for one in self._state.containers_of(pod.id) if one.visible]
         return cri.PodSandboxStatusResponse(
             status=convert.pod_status(pod),
-            info=convert.pod_info(pod) if request.verbose else {},
+            info=await self._info(pod, containers) if request.verbose else {},
             containers_statuses=[convert.container_status(one, self._image(one)) for one in containers],
-            timestamp=now(),
+            timestamp=self._cases.events.clock.stamp(),  # no later event, of an older state, has it
         )
 
+    async def _info(self, pod: Pod, containers: list[Container]) -> dict[str, str]:
+        config, machine = self._cases.config, self._cases.machine
+        view = info.PodView(
+            pod=pod,
+            handler=config.handlers[pod.handler],
+            containers=containers,
+            namespaces={kind: str(config.paths.namespace(pod.id, kind)) for kind in pod.namespaces},
+            present=await machine.sandboxes.present(pod.id, pod.namespaces),
+            systemd_cgroup=machine.host.systemd_cgroup,
+        )
+        return info.pod(view)
+
     async def ListPodSandbox(self, request: cri.ListPodSandboxRequest, _: Any) -> cri.ListPodSandboxResponse:
-        pods = (pod for pod in self._state.pods.values() if convert.pod_matches(pod, request.filter))
-        return cri.ListPodSandboxResponse(items=[convert.pod_item(pod) for pod in convert.newest_first(pods)])
+        return self._rows.pods(request.filter)

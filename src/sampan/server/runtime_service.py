@@ -5,10 +5,11 @@ An RPC that no part has is answered UNIMPLEMENTED: its generated body raises, an
 
 from sampan.api import cri_pb2_grpc as rpc
 from sampan.server.container_rpcs import ContainerRpcs
+from sampan.server.event_rpcs import EventRpcs
 from sampan.server.node_rpcs import NodeRpcs
 from sampan.server.pod_rpcs import PodRpcs
-from sampan.server.stats_rpcs import StatsRpcs
+from sampan.server.stream_rpcs import StreamRpcs
 
 
-class RuntimeService(PodRpcs, ContainerRpcs, StatsRpcs, NodeRpcs, rpc.RuntimeServiceServicer):
+class RuntimeService(PodRpcs, ContainerRpcs, StreamRpcs, NodeRpcs, EventRpcs, rpc.RuntimeServiceServicer):
     """Every method that a part has; the order says whose wins, and no two have the same."""

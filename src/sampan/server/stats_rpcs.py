@@ -1,32 +1,125 @@
-"""The RuntimeService's methods about usage: answered from the collector's samples."""
+"""The RuntimeService's methods about usage: answered from the collector's samples.
 
+The lists are also what the Stream methods give in parts (`stream_rpcs`), so they are made one item at a time.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from sampan.api import cri_pb2 as cri
 from sampan.model.container import Container
-from sampan.server import convert, stats_convert
+from sampan.model.errors import Unavailable
+from sampan.model.pod import Pod, PodState
+from sampan.server import convert, metrics_convert, stats_convert
+from sampan.server.metrics_convert import Measured
 from sampan.server.use_cases import Rpcs
+from sampan.wire import cgroup_paths
 
 
 class StatsRpcs(Rpcs):
-    """Usage of containers."""
+    """Usage of containers and pods."""
 
     async def ContainerStats(self, request: cri.ContainerStatsRequest, _: Any) -> cri.ContainerStatsResponse:
         container = self._container(request.container_id)
-        return cri.ContainerStatsResponse(stats=(await self._stats_of([container]))[0])
+        return cri.ContainerStatsResponse(stats=next(await self._container_stats([container])))
 
     async def ListContainerStats(
         self, request: cri.ListContainerStatsRequest, _: Any
     ) -> cri.ListContainerStatsResponse:
-        found = [
-            one for one in self._state.containers.values() if stats_convert.stats_match(one, request.filter)
-        ]
-        return cri.ListContainerStatsResponse(stats=await self._stats_of(convert.newest_first(found)))
+        return cri.ListContainerStatsResponse(
+            stats=await self._container_stats(self._measured(request.filter))
+        )
 
-    async def _stats_of(self, containers: list[Container]) -> list[cri.ContainerStats]:
+    async def PodSandboxStats(
+        self, request: cri.PodSandboxStatsRequest, _: Any
+    ) -> cri.PodSandboxStatsResponse:
+        pod = self._pod(request.pod_sandbox_id)
+        found = list(await self._pod_stats([pod]))
+        if not found:
+            why = "not ready" if pod.state is not PodState.READY else "being stopped"
+            raise Unavailable(f"pod {pod.id} is {why}: it uses nothing that could be measured")
+        return cri.PodSandboxStatsResponse(stats=found[0])
+
+    async def ListPodSandboxStats(
+        self, request: cri.ListPodSandboxStatsRequest, _: Any
+    ) -> cri.ListPodSandboxStatsResponse:
+        return cri.ListPodSandboxStatsResponse(
+            stats=await self._pod_stats(self._measured_pods(request.filter))
+        )
+
+    async def ListMetricDescriptors(
+        self, request: cri.ListMetricDescriptorsRequest, _: Any
+    ) -> cri.ListMetricDescriptorsResponse:
+        return cri.ListMetricDescriptorsResponse(descriptors=metrics_convert.descriptors())
+
+    async def ListPodSandboxMetrics(
+        self, request: cri.ListPodSandboxMetricsRequest, _: Any
+    ) -> cri.ListPodSandboxMetricsResponse:
+        return cri.ListPodSandboxMetricsResponse(pod_metrics=[one async for one in self._pod_metrics()])
+
+    # --- what they list, newest first -----------------------------------------------------------------------
+
+    def _measured(self, filter: cri.ContainerStatsFilter) -> list[Container]:
+        found = (one for one in self._state.containers.values() if stats_convert.stats_match(one, filter))
+        return convert.newest_first(found)
+
+    def _measured_pods(self, filter: cri.PodSandboxStatsFilter) -> list[Pod]:
+        found = (one for one in self._state.pods.values() if stats_convert.pod_stats_match(one, filter))
+        return convert.newest_first(found)
+
+    async def _container_stats(self, containers: list[Container]) -> Iterator[cri.ContainerStats]:
+        """Everything is read when this returns; the messages are made as they are taken."""
         samples = await self._cases.stats.of(containers)
         root = str(self._cases.config.paths.root)
-        return [
-            stats_convert.container_stats(one, samples.get(one.id), self._cases.stats.layer(one), root)
-            for one in containers
-        ]
+        layer = self._cases.stats.layer
+        return (
+            stats_convert.container_stats(one, samples.get(one.id), layer(one), root) for one in containers
+        )
+
+    async def _pod_stats(self, pods: list[Pod]) -> Iterator[cri.PodSandboxStats]:
+        """The same for pods; those that have ended meanwhile are left out."""
+        stats, root = self._cases.stats, str(self._cases.config.paths.root)
+        samples, inside = await stats.of_pods(pods), self._running_in(pods)
+        each = await stats.of([one for running in inside.values() for one in running])
+
+        def message(pod: Pod) -> cri.PodSandboxStats:
+            running = [one for one in inside[pod.id] if one.id in each]
+            return stats_convert.pod_stats(
+                pod,
+                samples[pod.id],
+                [each[one.id] for one in running],
+                [stats_convert.container_stats(one, each[one.id], stats.layer(one), root) for one in running],
+            )
+
+        return (message(pod) for pod in pods if pod.id in samples)
+
+    async def _pod_metrics(self) -> AsyncIterator[cri.PodSandboxMetrics]:
+        """Others get their turn after each pod: a pod has some hundred values."""
+        pods, stats = self._measured_pods(cri.PodSandboxStatsFilter()), self._cases.stats
+        inside = self._running_in(pods)
+        containers = [one for running in inside.values() for one in running]
+        details = await stats.details_of(pods, containers)
+        samples, each = await stats.of_pods(pods), await stats.of(containers)
+        systemd = self._cases.machine.host.systemd_cgroup
+        driver = cgroup_paths.SYSTEMD if systemd else cgroup_paths.CGROUPFS
+        for pod in pods:
+            if pod.id not in samples:
+                continue
+            found = metrics_convert.pod_metrics(pod, samples[pod.id], details.get(pod.id), driver)
+            for one in (one for one in inside[pod.id] if one.id in each):
+                measured = Measured(
+                    one, self._image(one), each[one.id], details.get(one.id), stats.layer(one)
+                )
+                found.container_metrics.append(
+                    metrics_convert.container_metrics(pod, measured, stats.filesystem(), driver)
+                )
+            yield found
+            await asyncio.sleep(0)
+
+    def _running_in(self, pods: list[Pod]) -> dict[str, list[Container]]:
+        inside: dict[str, list[Container]] = {pod.id: [] for pod in pods}
+        for container in self._measured(cri.ContainerStatsFilter()):
+            if container.pod_id in inside:
+                inside[container.pod_id].append(container)
+        return inside

@@ -9,11 +9,14 @@ from sampan.model.errors import NotFound
 from sampan.model.image import Image
 from sampan.model.pod import Pod
 from sampan.runtime.containers import Containers
+from sampan.runtime.events import Events
 from sampan.runtime.exec import Exec
+from sampan.runtime.limits import Resources
 from sampan.runtime.machine import Machine
 from sampan.runtime.pods import Pods
 from sampan.runtime.state import State
 from sampan.runtime.stats import Stats
+from sampan.server.rows import Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +29,9 @@ class UseCases:
     pods: Pods
     containers: Containers
     exec: Exec
+    resources: Resources
     stats: Stats
+    events: Events
     damage: str = ""  # what was wrong with the state database when it was opened
 
 
@@ -36,6 +41,7 @@ class Rpcs:
     def __init__(self, cases: UseCases) -> None:
         self._cases = cases
         self._state = cases.state
+        self._rows = Rows(cases.state)
 
     def _pod(self, id: str) -> Pod:
         pod = ids.resolve("pod", self._state.pods, id)

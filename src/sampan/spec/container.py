@@ -7,7 +7,20 @@ CVE-2023-6476).
 import base64
 from typing import Any
 
-from sampan.spec import devices, mounts, namespaces, process, resources, seccomp, security
+from sampan.api import cri_pb2 as cri
+from sampan.spec import (
+    base_spec,
+    cdi,
+    devices,
+    io_classes,
+    mounts,
+    namespaces,
+    process,
+    resources,
+    seccomp,
+    security,
+    userns,
+)
 from sampan.spec.facts import ContainerFacts
 
 VERSION = "1.0.2"  # of the runtime-spec; all we use is in it
@@ -16,15 +29,20 @@ COMPILED_FILTER = "run.oci.seccomp_bpf_data"  # crun(1): a filter to load instea
 
 def build(facts: ContainerFacts) -> dict[str, Any]:
     """The config.json. Raises Invalid, or RROUnsupported, naming the field at fault."""
+    options = facts.pod.config.linux.security_context.namespace_options
+    maps = userns.mappings(options)
+    userns.check_user(facts.user, maps)
     spec: dict[str, Any] = {
         "ociVersion": VERSION,
         "root": {"path": facts.rootfs, "readonly": facts.config.linux.security_context.readonly_rootfs},
         "process": process.build(facts),
-        "mounts": mounts.build(facts),
-        "linux": _linux(facts),
+        "mounts": userns.mounts(mounts.build(facts), maps, own_network=options.network != cri.NODE),
+        "linux": {**_linux(facts), **userns.linux(maps)},
     }
     if annotations := _annotations(facts, spec["linux"].get("seccomp")):
         spec["annotations"] = annotations
+    cdi.apply(spec, facts)
+    base_spec.apply(spec, facts.base_spec)
     return spec
 
 
@@ -35,7 +53,12 @@ def _linux(facts: ContainerFacts) -> dict[str, Any]:
     sections = {
         "cgroupsPath": facts.cgroups_path,
         "namespaces": namespaces.build(facts),
-        "resources": {**resources.build(config.linux.resources, facts.host), "devices": rules},
+        "resources": {
+            **resources.build(config.linux.resources, facts.host),
+            **({"blockIO": limits} if (limits := io_classes.block_io(facts.block_io)) else {}),
+            "devices": rules,
+        },
+        "intelRdt": {"closID": facts.rdt_class} if facts.rdt_class else {},
         "devices": nodes,
         "rootfsPropagation": mounts.rootfs_propagation(config),
         "seccomp": security.seccomp_filter(facts),

@@ -8,7 +8,7 @@ from typing import Any
 
 from sampan.api import cri_pb2 as cri
 from sampan.model.errors import Invalid
-from sampan.spec import text
+from sampan.spec import cdi, text
 from sampan.spec.facts import ContainerFacts, DeviceNode
 
 DENY_ALL = {"allow": False, "access": "rwm"}
@@ -28,10 +28,7 @@ def check(config: cri.ContainerConfig) -> None:
     """Raise Invalid for what is wrong with the devices whatever the host has."""
     for number, device in enumerate(config.devices):
         _places(device, f"devices[{number}]")
-    if config.CDI_devices:
-        raise Invalid(
-            f"CDI_devices: CDI is not available yet; asked for {text.shown(config.CDI_devices[0].name)}"
-        )
+    cdi.names(config)
 
 
 def build(facts: ContainerFacts) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -39,7 +36,7 @@ def build(facts: ContainerFacts) -> tuple[list[dict[str, Any]], list[dict[str, A
     check(facts.config)
     nodes: dict[str, dict[str, Any]] = {}
     rules: list[dict[str, Any]] = [DENY_ALL]
-    privileged = facts.config.linux.security_context.privileged
+    privileged = facts.config.linux.security_context.privileged and facts.host.privileged_devices
     if privileged:
         rules = [ALLOW_ALL]
         nodes = {node.path: _node(node, node.path) for node in facts.host.devices if not _is_own(node.path)}
@@ -49,7 +46,7 @@ def build(facts: ContainerFacts) -> tuple[list[dict[str, Any]], list[dict[str, A
             if path in asked:
                 raise Invalid(f"devices[{number}]: two devices would be {text.shown(path)} in the container")
             asked.add(path)
-            nodes[path] = _node(node, path)
+            nodes[path] = _node(node, path) | _owner(facts)
             if not privileged:
                 rules.append(_rule(node, device.permissions))
     return list(nodes.values()), rules
@@ -92,6 +89,14 @@ def _node(node: DeviceNode, path: str) -> dict[str, Any]:
         "uid": node.uid,
         "gid": node.gid,
     }
+
+
+def _owner(facts: ContainerFacts) -> dict[str, int]:
+    """Whom a requested device belongs to if not to the host's owner: the request's user and group, where the
+    node is configured so. Both peers leave 0 as it is."""
+    context = facts.config.linux.security_context
+    ids = {"uid": context.run_as_user.value, "gid": context.run_as_group.value}
+    return {name: id for name, id in ids.items() if id} if facts.device_ownership else {}
 
 
 def _rule(node: DeviceNode, access: str) -> dict[str, Any]:

@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from sampan.api import cri_pb2 as cri
+from sampan.model.cdi import Given
 from sampan.model.image import ImageConfig
+from sampan.model.io_classes import DeviceLimits
 from sampan.model.user import User as User
 
 
@@ -46,12 +49,11 @@ class Host:
     selinux: bool = False
     seccomp: bool = True
     recursive_read_only: bool = True
+    privileged_devices: bool = True  # privileged containers get the devices below
     devices: tuple[DeviceNode, ...] = ()  # what a privileged container gets
     kernel: tuple[int, int] = (5, 10)
     # The memory controller accounts swap: memory.memsw.* (v1) or memory.swap.max (v2) is there.
     swap: bool = True
-    # The loaded profile that RuntimeDefault means; "": there is none, and such containers run without.
-    apparmor_default: str = ""
     # Pods with a user namespace of their own work here: the kernel makes them, and shows layers with ids mapped.
     user_namespaces: bool = False
     # (RLIMIT_*, soft, hard) of every container; those not named are the daemon's own.
@@ -69,11 +71,13 @@ class PodFacts:
     network_namespace: str = ""
     ipc_namespace: str = ""
     uts_namespace: str = ""
+    user_namespace: str = ""
     pid_namespace: str = ""  # the pod's shared one, for pid mode POD
     resolv_conf: str = ""
     hostname_file: str = ""
     hosts_file: str = ""
     shm: str = ""
+    selinux_level: str = ""  # the pod's own, where its config names none
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +94,18 @@ class ContainerFacts:
     cgroups_path: str
     target_pid_namespace: str = ""  # for pid mode TARGET
     sources: Mapping[str, Source] = field(default_factory=dict)  # by the host_path in the request
+    # Where the images are shown that the request mounts, by the number of the mount.
+    image_mounts: Mapping[int, str] = field(default_factory=dict)
+    # Directories of its own for the image's VOLUMEs, by where they are in the container.
+    volumes: Mapping[str, str] = field(default_factory=dict)
     device_nodes: Mapping[str, tuple[DeviceNode, ...]] = field(default_factory=dict)  # likewise
     seccomp_localhost: bytes = b""  # the file a Localhost profile names
-    # The profiles loaded in the kernel; None: nobody looked, and the OCI runtime will find out.
-    apparmor_profiles: frozenset[str] | None = None
+    apparmor_profiles: frozenset[str] = frozenset()  # those loaded in the kernel just now
+    base_spec: Mapping[str, Any] = field(default_factory=dict)  # what the handler adds, as `base_spec.parse` took it
     # Compiled filters by `seccomp.fingerprint`.
     seccomp_programs: Mapping[str, bytes] = field(default_factory=dict)
+    cdi: tuple[Given, ...] = ()  # the edits that give the CDI devices asked for, in order
+    resctrl: bool = False  # it is mounted; known where one of those edits is about RDT
+    rdt_class: str = ""
+    block_io: tuple[DeviceLimits, ...] = ()  # of the class of block I/O that is asked for
+    device_ownership: bool = False  # requested devices belong to the request's user and group

@@ -1,15 +1,16 @@
-"""A container's mounts: the default ones, the pod's shared files, and those of the request.
+"""A container's mounts: the default ones, the pod's shared files, those of the request, and its image's VOLUMEs.
 
 The OCI runtime does the mounting, in the order of the list. Shallow paths come first, so that no mount hides
-another; what the request mounts replaces what we would have mounted there.
+another; what the request mounts replaces what we would have mounted there. VOLUMEs come before the request's
+mounts whatever their depth: a link in the image cannot make one of them cover a user's data.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sampan.api import cri_pb2 as cri
 from sampan.model.errors import Invalid, RROUnsupported
-from sampan.spec import text
+from sampan.spec import text, userns, volumes
 from sampan.spec.facts import ContainerFacts, Host, Source
 
 Mount = dict[str, Any]
@@ -26,6 +27,7 @@ NEEDS = {
     cri.PROPAGATION_BIDIRECTIONAL: ("shared",),
 }
 OPTIONS = ("nodev", "noexec", "nosuid")  # all that `mount_options` may hold: each only takes away
+MAX_RANGES = 340  # lines of an id map, user_namespaces(7)
 
 # Files in /proc that may be replaced in an unprivileged container (lxcfs does); any other could blind a check
 # of ours or of the kernel's (CVE-2019-16884, CVE-2019-19921).
@@ -40,9 +42,10 @@ def host_paths(config: cri.ContainerConfig) -> tuple[str, ...]:
     return tuple(sorted({mount.host_path for mount in config.mounts if mount.host_path}))
 
 
-def check(config: cri.ContainerConfig, host: Host) -> None:
+def check(config: cri.ContainerConfig, pod: cri.PodSandboxConfig, host: Host) -> None:
     """Raise for what is wrong with the request's mounts whatever the host's directories are."""
     privileged = config.linux.security_context.privileged
+    maps = userns.mappings(pod.linux.security_context.namespace_options)
     seen: set[str] = set()
     for number, mount in enumerate(config.mounts):
         field = f"mounts[{number}]"
@@ -50,18 +53,19 @@ def check(config: cri.ContainerConfig, host: Host) -> None:
         if target in seen:
             raise Invalid(f"{field}.container_path {text.shown(target)} is mounted twice")
         seen.add(target)
-        _source_path(mount, field, host)
+        _source_path(mount, field)
+        _idmaps(mount, field, maps)
         _options(mount, field, host)
 
 
 def build(facts: ContainerFacts) -> list[Mount]:
     """The `mounts` array. Raises Invalid naming the host path that is missing or has the wrong
     propagation."""
-    check(facts.config, facts.host)
-    asked = [_bind(mount, f"mounts[{number}]", facts) for number, mount in enumerate(facts.config.mounts)]
+    check(facts.config, facts.pod.config, facts.host)
+    asked = [_bind(mount, number, facts) for number, mount in enumerate(facts.config.mounts)]
     taken = {mount["destination"] for mount in asked}
     shared = [mount for mount in _pod_files(facts) if mount["destination"] not in taken]
-    return [*_defaults(facts, taken), *_shallow_first([*shared, *asked])]
+    return [*_defaults(facts, taken), *_shallow_first(_declared(facts)), *_shallow_first([*shared, *asked])]
 
 
 def rootfs_propagation(config: cri.ContainerConfig) -> str:
@@ -126,11 +130,24 @@ def _pod_files(facts: ContainerFacts) -> list[Mount]:
     return mounts
 
 
+def _declared(facts: ContainerFacts) -> list[Mount]:
+    """The image's VOLUMEs, each a directory of the container's own: writable whatever the root is."""
+    for target in facts.volumes:
+        volumes.check_destination(target)
+    return [
+        _mount(target, "bind", source, ["rbind", "rprivate", "rw"])
+        for target, source in facts.volumes.items()
+    ]
+
+
 # --- the request's --------------------------------------------------------------------------------
 
 
-def _bind(mount: cri.Mount, field: str, facts: ContainerFacts) -> Mount:
+def _bind(mount: cri.Mount, number: int, facts: ContainerFacts) -> Mount:
+    field = f"mounts[{number}]"
     target = _target(mount, field, facts.config.linux.security_context.privileged)
+    if volumes.is_image(mount):
+        return _image(mount, number, target, facts)
     source = facts.sources.get(mount.host_path)
     if source is None:
         raise Invalid(f"{field}.host_path {text.shown(mount.host_path)} does not exist on this host")
@@ -138,7 +155,16 @@ def _bind(mount: cri.Mount, field: str, facts: ContainerFacts) -> Mount:
     options = ["rbind", PROPAGATION[mount.propagation], *_options(mount, field, facts.host)]
     # The OCI runtime's remount would clear the flags that hold on the source, such as nosuid.
     options += [flag for flag in source.locked_flags if flag not in options]
-    return _mount(target, "bind", source.path, options)
+    maps = userns.mappings(facts.pod.config.linux.security_context.namespace_options)
+    return _mount(target, "bind", source.path, options) | _idmaps(mount, field, maps)
+
+
+def _image(mount: cri.Mount, number: int, target: str, facts: ContainerFacts) -> Mount:
+    """What the image shows is mounted on the host already, with its ids mapped where the pod has a user
+    namespace: the flags of that mount are said again, because the OCI runtime's remount would clear them."""
+    options = ["rbind", "rprivate", *_options(mount, f"mounts[{number}]", facts.host)]
+    options += [flag for flag in OPTIONS if flag not in options]
+    return _mount(target, "bind", facts.image_mounts[number], options)
 
 
 def _check_propagation(mount: cri.Mount, field: str, source: Source) -> None:
@@ -169,22 +195,54 @@ def _target(mount: cri.Mount, field: str, privileged: bool) -> str:
     return target
 
 
-def _source_path(mount: cri.Mount, field: str, host: Host) -> None:
-    if mount.image.image:
-        raise Invalid(
-            f"{field}.image: image volumes are not available yet ({text.shown(mount.container_path)})"
-        )
+def _source_path(mount: cri.Mount, field: str) -> None:
+    if volumes.is_image(mount):
+        volumes.check_image(mount, field)
+        return
     if mount.image_sub_path:
         raise Invalid(f"{field}.image_sub_path is given without an image")
     if not mount.host_path:
         raise Invalid(f"{field}.host_path is empty")
     text.path(mount.host_path, f"{field}.host_path")
-    if mount.uidMappings or mount.gidMappings:
-        raise Invalid(f"{field}: id-mapped mounts (uidMappings, gidMappings) are not available yet")
-    if (
-        mount.selinux_relabel and host.selinux
-    ):  # without SELinux there is nothing to relabel, and it is ignored
-        raise Invalid(f"{field}.selinux_relabel: relabelling volumes is not available yet")
+
+
+def _idmaps(mount: cri.Mount, field: str, maps: userns.Mappings | None) -> dict[str, Any]:
+    """`uidMappings` and `gidMappings` of the OCI mount, which must say what the pod's user namespace says, or
+    part of it: other ids nobody in the pod could have. The kubelet sends the pod's own with every mount."""
+    if not mount.uidMappings and not mount.gidMappings:
+        return {}
+    if maps is None:
+        raise Invalid(
+            f"{field}: uidMappings and gidMappings need a pod with a user namespace of its own, and this one "
+            "has the host's"
+        )
+    if not mount.uidMappings or not mount.gidMappings:
+        raise Invalid(f"{field} has only one of uidMappings and gidMappings; it takes both")
+    return {
+        "uidMappings": _ranges(mount.uidMappings, f"{field}.uidMappings", maps.uids),
+        "gidMappings": _ranges(mount.gidMappings, f"{field}.gidMappings", maps.gids),
+    }
+
+
+def _ranges(given: Sequence[cri.IDMapping], field: str, pod: userns.Range) -> list[dict[str, int]]:
+    """The ranges in the order of their ids. Within the pod's one range, what overlaps on the host does so inside."""
+    end = 0
+    for mapping in sorted(given, key=lambda mapping: mapping.container_id):
+        first, last = mapping.container_id, mapping.container_id + mapping.length - 1
+        shown = f"{field}: {first} to {last} on {mapping.host_id}"
+        if mapping.length < 1:
+            raise Invalid(f"{field} has a mapping of length 0")
+        if last >= pod.length or mapping.host_id != pod.outside(first):
+            raise Invalid(f"{shown} is not part of the pod's mapping, 0 to {pod.length - 1} on {pod.host}")
+        if first < end:
+            raise Invalid(f"{shown} overlaps another mapping")
+        end = last + 1
+    if len(given) > MAX_RANGES:
+        raise Invalid(f"{field} has {len(given)} mappings; the kernel takes {MAX_RANGES}")
+    return [
+        {"containerID": one.container_id, "hostID": one.host_id, "size": one.length}
+        for one in sorted(given, key=lambda mapping: mapping.container_id)
+    ]
 
 
 def _options(mount: cri.Mount, field: str, host: Host) -> list[str]:

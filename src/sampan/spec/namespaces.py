@@ -8,15 +8,18 @@ from typing import Any
 
 from sampan.api import cri_pb2 as cri
 from sampan.model.errors import Invalid
+from sampan.spec import userns
 from sampan.spec.facts import ContainerFacts
 
 KINDS = ("network", "ipc")  # those that a pod's options name, beside pid
 
 
 def owned(options: cri.NamespaceOption) -> frozenset[str]:
-    """Which of "net", "ipc" and "uts" the pod has for itself (for SandboxPlan.namespaces)."""
+    """Which of "net", "ipc", "uts" and "user" the pod has for itself (for SandboxPlan.namespaces)."""
     kinds = {"net", "uts"} if options.network != cri.NODE else set()
-    return frozenset(kinds | ({"ipc"} if options.ipc != cri.NODE else set()))
+    if options.ipc != cri.NODE:
+        kinds.add("ipc")
+    return frozenset(kinds | {"user"} if userns.mappings(options) else kinds)
 
 
 def shares_pid(container: cri.NamespaceOption, pod: cri.NamespaceOption) -> bool:
@@ -29,7 +32,7 @@ def check_pod(options: cri.NamespaceOption) -> None:
     for kind in KINDS:
         _mode(kind, getattr(options, kind), cri.POD, cri.NODE)
     _mode("pid", options.pid, cri.POD, cri.CONTAINER, cri.NODE)
-    _check_userns(options)
+    userns.mappings(options)
 
 
 def check_container(options: cri.NamespaceOption, pod: cri.NamespaceOption) -> None:
@@ -42,7 +45,7 @@ def check_container(options: cri.NamespaceOption, pod: cri.NamespaceOption) -> N
             raise Invalid(f"namespace_options.{kind} is NODE, but the pod does not share the host's")
     if options.pid == cri.TARGET and not options.target_id:
         raise Invalid("namespace_options.target_id is empty, but pid is TARGET")
-    _check_userns(options)
+    userns.check_container(options, pod)
 
 
 def build(facts: ContainerFacts) -> list[dict[str, Any]]:
@@ -55,6 +58,7 @@ def build(facts: ContainerFacts) -> list[dict[str, Any]]:
         ("network", "net", pod.network_namespace),
         ("ipc", "ipc", pod.ipc_namespace),
         ("uts", "uts", pod.uts_namespace),
+        ("user", "user", pod.user_namespace),
     ):
         if name in shared:
             result.append({"type": kind, "path": _present(path, kind, facts)})
@@ -85,15 +89,3 @@ def _mode(kind: str, mode: int, *allowed: int) -> None:
     if mode not in allowed:
         known = {int(value): name for name, value in cri.NamespaceMode.items()}
         raise Invalid(f"namespace_options.{kind}: mode {known.get(mode, str(mode))} is not possible")
-
-
-def _check_userns(options: cri.NamespaceOption) -> None:
-    if not options.HasField("userns_options"):
-        return
-    userns = options.userns_options
-    if userns.mode == cri.POD:
-        raise Invalid("namespace_options.userns_options: user namespaces are not available yet")
-    if userns.mode != cri.NODE:
-        _mode("userns_options", userns.mode, cri.POD, cri.NODE)
-    if userns.uids or userns.gids:
-        raise Invalid("namespace_options.userns_options: mode NODE takes no mappings")

@@ -14,6 +14,7 @@ UNLIMITED = -1
 SHARES = (2, 262144)  # the kernel's, cpu.shares
 MIN_QUOTA = 1000  # microseconds, the kernel's
 PERIODS = (1000, 1_000_000)  # microseconds, the kernel's
+DEFAULT_PERIOD = 100_000  # likewise
 
 _CPU_LIST = re.compile(r"[0-9]{1,5}(?:-[0-9]{1,5})?(?:,[0-9]{1,5}(?:-[0-9]{1,5})?)*")
 _PAGE_SIZE = re.compile(r"[1-9][0-9]{0,5}[KMG]B")
@@ -22,9 +23,9 @@ _UNIFIED_VALUE = re.compile(r"[ -~]{1,256}(?:\n[ -~]{1,256})*")  # some files ta
 
 
 def build(resources: cri.LinuxContainerResources, host: Host) -> dict[str, Any]:
-    """The limits without device rules, for config.json and for `crun update --resources`. Raises Invalid."""
+    """The limits without device rules, for config.json. Raises Invalid."""
     parts = {
-        "cpu": _cpu(resources),
+        "cpu": _new_cpu(resources),
         "memory": _memory(resources, host),
         "hugepageLimits": _hugepages(resources, host),
         "unified": _unified(resources, host),
@@ -32,17 +33,48 @@ def build(resources: cri.LinuxContainerResources, host: Host) -> dict[str, Any]:
     return {name: part for name, part in parts.items() if part}
 
 
+def update(resources: cri.LinuxContainerResources, host: Host) -> dict[str, Any]:
+    """The limits for `update --resources` on a container that has others: all that are to hold, not the difference
+    alone, because runtimes fill in what is missing (crun takes a period without a quota for no quota). Raises
+    Invalid."""
+    changed = build(resources, host)
+    cpu = _cpu(resources)
+    if "quota" in cpu:
+        cpu.setdefault("period", DEFAULT_PERIOD)  # without it crun takes -1 on v2 for "leave it"
+    return {**changed, "cpu": cpu} if cpu else changed
+
+
 def merged(
     current: cri.LinuxContainerResources, change: cri.LinuxContainerResources
 ) -> cri.LinuxContainerResources:
-    """`current` with what `change` sets; zero and empty mean unchanged (CRI proto,
-    UpdateContainerResources)."""
+    """`current` with what `change` sets; zero and empty mean unchanged (CRI proto, UpdateContainerResources).
+
+    Swap is said as the sum of memory and swap: where only the memory limit changes, it is the amount of swap that
+    stays.
+    """
     result = cri.LinuxContainerResources()
     result.CopyFrom(current)
     if change.hugepage_limits:
         del result.hugepage_limits[:]
     result.MergeFrom(change)
+    if change.memory_limit_in_bytes and not change.memory_swap_limit_in_bytes:
+        result.memory_swap_limit_in_bytes = _same_swap(current, change.memory_limit_in_bytes)
     return result
+
+
+def _same_swap(current: cri.LinuxContainerResources, limit: int) -> int:
+    swap = current.memory_swap_limit_in_bytes
+    if swap <= 0:
+        return swap
+    return UNLIMITED if limit == UNLIMITED else limit + swap - current.memory_limit_in_bytes
+
+
+def _new_cpu(resources: cri.LinuxContainerResources) -> dict[str, Any]:
+    """For a new group, which has no quota: one of -1 says nothing more (and crun 1.8 cannot write it on v1)."""
+    cpu = _cpu(resources)
+    if cpu.get("quota") == UNLIMITED:
+        del cpu["quota"]
+    return cpu
 
 
 def _cpu(resources: cri.LinuxContainerResources) -> dict[str, Any]:

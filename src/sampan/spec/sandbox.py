@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sampan.model.user import User
-from sampan.spec import process, seccomp, security
+from sampan.spec import process, seccomp, security, selinux, userns
 from sampan.spec.container import COMPILED_FILTER, VERSION
 from sampan.spec.devices import DENY_ALL
 from sampan.spec.facts import Host, PodFacts
@@ -36,10 +36,11 @@ def build(
     it read-only, is nobody, owns no capability and gains no privilege.
     """
     profile = seccomp.default((), host.architecture) if host.seccomp else None
+    maps = userns.mappings(pod.config.linux.security_context.namespace_options)
     spec: dict[str, Any] = {
         "ociVersion": VERSION,
         "root": {"path": rootfs, "readonly": True},
-        "process": _process(host),
+        "process": _process(host, maps),
         "mounts": _mounts(init),
         "linux": {
             "cgroupsPath": cgroups_path,
@@ -47,8 +48,12 @@ def build(
             "resources": {"cpu": {"shares": CPU_SHARES}, "devices": [DENY_ALL]},
             "maskedPaths": [*security.MASKED_PATHS],
             "readonlyPaths": [*security.READONLY_PATHS],
+            **userns.linux(maps),
         },
     }
+    if host.selinux:  # else it kept the daemon's label, and its containers could not reach it
+        labels = selinux.of_init(pod)
+        spec["process"]["selinuxLabel"], spec["linux"]["mountLabel"] = labels.process, labels.mount
     if profile:
         spec["linux"]["seccomp"] = profile
         if program := (seccomp_programs or {}).get(seccomp.fingerprint(profile)):
@@ -56,10 +61,10 @@ def build(
     return spec
 
 
-def _process(host: Host) -> dict[str, Any]:
+def _process(host: Host, maps: userns.Mappings | None) -> dict[str, Any]:
     return {
         "terminal": False,
-        "user": process.user(NOBODY),
+        "user": process.user(_nobody(maps)),
         # catatonit(1) reaps orphans only while it has a child of its own: one that waits for ever
         "args": [PROGRAM, "--", PROGRAM, "-P"],
         "env": [f"PATH={process.PATH}"],
@@ -68,6 +73,14 @@ def _process(host: Host) -> dict[str, Any]:
         "noNewPrivileges": True,
         "oomScoreAdj": max(OOM_SCORE_ADJ, host.oom_score_floor),
     }
+
+
+def _nobody(maps: userns.Mappings | None) -> User:
+    """Nobody, or the last that a small user namespace has."""
+    if maps is None:
+        return NOBODY
+    uid, gid = min(NOBODY.uid, maps.uids.length - 1), min(NOBODY.gid, maps.gids.length - 1)
+    return User(uid, gid, (gid,))
 
 
 def _mounts(init: str) -> list[dict[str, Any]]:
@@ -91,7 +104,12 @@ def _mounts(init: str) -> list[dict[str, Any]]:
 
 def _namespaces(pod: PodFacts, host: Host) -> list[dict[str, Any]]:
     """Its own mount and PID namespaces, and the pod's where it has them."""
-    joined = (("network", pod.network_namespace), ("ipc", pod.ipc_namespace), ("uts", pod.uts_namespace))
+    joined = (
+        ("network", pod.network_namespace),
+        ("ipc", pod.ipc_namespace),
+        ("uts", pod.uts_namespace),
+        ("user", pod.user_namespace),
+    )
     result: list[dict[str, Any]] = [{"type": "mount"}, {"type": "pid"}]
     result += [{"type": kind, "path": path} for kind, path in joined if path]
     return [*result, {"type": "cgroup"}] if host.cgroup_v2 else result

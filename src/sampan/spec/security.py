@@ -5,13 +5,11 @@ sends its own, and an empty list is how it says procMount: Unmasked, so an empty
 other CRI runtimes read it so). A client without a kubelet behind it should send the lists below.
 """
 
-import re
-from dataclasses import dataclass
 from typing import Any
 
 from sampan.api import cri_pb2 as cri
 from sampan.model.errors import Invalid
-from sampan.spec import capabilities, seccomp, text
+from sampan.spec import capabilities, seccomp, selinux, text
 from sampan.spec.facts import ContainerFacts, Host
 
 MASKED_PATHS = (
@@ -31,20 +29,10 @@ MASKED_PATHS = (
 READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 
 LOCALHOST = "localhost/"
+APPARMOR_DEFAULT = "sampan-default"  # the profile that RuntimeDefault means
 FIELD = "linux.security_context"
 
 Profile = cri.SecurityProfile
-
-_LABEL_PART = re.compile(r"[A-Za-z0-9_.-]{1,255}")
-_LEVEL = re.compile(r"[A-Za-z0-9_.,:-]{1,255}")
-
-
-@dataclass(frozen=True, slots=True)
-class Labels:
-    """SELinux contexts of the process and of the mounts made for it."""
-
-    process: str
-    mount: str
 
 
 def check(config: cri.ContainerConfig, host: Host) -> None:
@@ -52,8 +40,18 @@ def check(config: cri.ContainerConfig, host: Host) -> None:
     context = config.linux.security_context
     seccomp_profile(context, host)
     _apparmor_profile(context, host)
-    _labels(context.selinux_options)
+    selinux.check(context.selinux_options)
     hidden_paths(context)
+
+
+def check_pod(context: cri.LinuxSandboxSecurityContext) -> None:
+    """Raise Invalid for malformed profiles or labels of a pod. Only its SELinux options bind anything, for they
+    pass to its containers: a pod's only process is its init, which is confined more than any profile asks."""
+    for name in ("seccomp", "apparmor"):
+        if context.HasField(name):
+            _check_profile(getattr(context, name), f"{FIELD}.{name}")
+    _deprecated(context.seccomp_profile_path, f"{FIELD}.seccomp_profile_path")
+    selinux.check(context.selinux_options)
 
 
 # --- seccomp --------------------------------------------------------------------------------------
@@ -109,40 +107,50 @@ def seccomp_filter(facts: ContainerFacts) -> dict[str, Any] | None:
 # --- AppArmor -------------------------------------------------------------------------------------
 
 
+def looks_for_apparmor(context: cri.LinuxContainerSecurityContext, host: Host) -> bool:
+    """Whether the builder needs `ContainerFacts.apparmor_profiles`: some profile may come to be used."""
+    profile, _ = _apparmor_profile(context, host)
+    named = profile.profile_type == Profile.Localhost
+    return host.apparmor and (
+        named or (profile.profile_type != Profile.Unconfined and not context.privileged)
+    )
+
+
 def apparmor(facts: ContainerFacts) -> str:
-    """`process.apparmorProfile`; "" for none. Raises Invalid for a profile that is not loaded."""
-    context = facts.config.linux.security_context
-    profile = _apparmor_profile(context, facts.host)
-    if profile.profile_type == Profile.Unconfined or not facts.host.apparmor:
+    """`process.apparmorProfile`; "" for none. Raises Invalid for a profile that is asked for and not loaded."""
+    context, host = facts.config.linux.security_context, facts.host
+    if not looks_for_apparmor(context, host):
         return ""
-    if profile.profile_type == Profile.RuntimeDefault:
-        return "" if context.privileged else facts.host.apparmor_default
-    loaded = facts.apparmor_profiles
-    if loaded is not None and profile.localhost_ref not in loaded:
-        raise Invalid(
-            f"{FIELD}.apparmor: profile {text.shown(profile.localhost_ref)} is not loaded on this host"
-        )
-    return profile.localhost_ref
+    profile, asked = _apparmor_profile(context, host)
+    named = profile.profile_type == Profile.Localhost
+    name = profile.localhost_ref if named else APPARMOR_DEFAULT
+    if name in facts.apparmor_profiles:
+        return name
+    if not asked:
+        return ""
+    hint = "" if named else "; install apparmor (apparmor_parser) and restart sampand, which loads it"
+    raise Invalid(f"{FIELD}.apparmor: profile {text.shown(name)} is not loaded on this host{hint}")
 
 
-def _apparmor_profile(context: cri.LinuxContainerSecurityContext, host: Host) -> Profile:
-    """Nothing asked means RuntimeDefault, which is what there is, perhaps nothing; a named profile must be
-    had."""
+def _apparmor_profile(context: cri.LinuxContainerSecurityContext, host: Host) -> tuple[Profile, bool]:
+    """The profile, and whether anybody asked for it: one that is asked for must be had.
+
+    Nothing asked means RuntimeDefault where there is AppArmor and its profile, else nothing.
+    """
     if context.HasField("apparmor"):
-        profile = context.apparmor
+        profile, asked = context.apparmor, True
     else:
-        profile = _deprecated(context.apparmor_profile, f"{FIELD}.apparmor_profile") or Profile()
+        old = _deprecated(context.apparmor_profile, f"{FIELD}.apparmor_profile")
+        profile, asked = old or Profile(), old is not None
     _check_profile(profile, f"{FIELD}.apparmor")
+    if asked and profile.profile_type != Profile.Unconfined and not host.apparmor:
+        what = Profile.ProfileType.Name(profile.profile_type)
+        ref = f" {text.shown(profile.localhost_ref)}" if profile.localhost_ref else ""
+        raise Invalid(f"{FIELD}.apparmor: {what}{ref} is asked for, but this host has no AppArmor")
     if profile.profile_type != Profile.Localhost:
-        return profile
+        return profile, asked
     name = text.word(profile.localhost_ref.removeprefix(LOCALHOST), f"{FIELD}.apparmor.localhost_ref")
-    if not name:
-        raise Invalid(f"{FIELD}.apparmor.localhost_ref is empty")
-    if not host.apparmor:
-        raise Invalid(
-            f"{FIELD}.apparmor: profile {text.shown(name)} is asked for, but this host has no AppArmor"
-        )
-    return Profile(profile_type=Profile.Localhost, localhost_ref=name)
+    return Profile(profile_type=Profile.Localhost, localhost_ref=name), asked
 
 
 def _check_profile(profile: Profile, field: str) -> None:
@@ -173,31 +181,11 @@ def _deprecated(text_form: str, field: str) -> Profile | None:
 # --- SELinux --------------------------------------------------------------------------------------
 
 
-def selinux_labels(facts: ContainerFacts) -> Labels | None:
-    """The container's labels, from its own options, else its pod's. None where the host runs no SELinux:
-    options for it are then without effect, as Kubernetes documents them."""
-    context = facts.config.linux.security_context
-    own = context.HasField("selinux_options")
-    options = context.selinux_options if own else facts.pod.config.linux.security_context.selinux_options
-    labels = _labels(options)
+def selinux_labels(facts: ContainerFacts) -> selinux.Labels | None:
+    """The container's labels. None where the host runs no SELinux: options for it are then without effect, as
+    Kubernetes documents them."""
+    labels = selinux.of_container(facts.config.linux.security_context, facts.pod)
     return labels if facts.host.selinux else None
-
-
-def _labels(options: cri.SELinuxOption) -> Labels:
-    """Raises Invalid for a part that could spill into another."""
-    for name in ("user", "role", "type"):
-        value = getattr(options, name)
-        if value and not _LABEL_PART.fullmatch(value):
-            raise Invalid(f"{FIELD}.selinux_options.{name} {text.shown(value)} is not part of a label")
-    if options.level and not _LEVEL.fullmatch(options.level):
-        raise Invalid(
-            f"{FIELD}.selinux_options.level {text.shown(options.level)} is not a level such as s0:c1,c2"
-        )
-    user, level = options.user or "system_u", options.level or "s0"
-    return Labels(
-        process=f"{user}:{options.role or 'system_r'}:{options.type or 'container_t'}:{level}",
-        mount=f"system_u:object_r:container_file_t:{level}",
-    )
 
 
 # --- paths ----------------------------------------------------------------------------------------

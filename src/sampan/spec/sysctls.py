@@ -5,7 +5,7 @@ import re
 
 from sampan.api import cri_pb2 as cri
 from sampan.model.errors import Invalid
-from sampan.spec import namespaces
+from sampan.spec import namespaces, userns
 from sampan.spec.text import shown
 
 # So that a pod's process needs no capability to listen on port 80 or to ping; both touch the pod's own
@@ -42,7 +42,7 @@ def resolved(config: cri.PodSandboxConfig) -> dict[str, str]:
         if len(value) > MAX_VALUE or not _VALUE.fullmatch(value):
             raise Invalid(f"linux.sysctls: {shown(value)} is no value for {name}")
         result[name] = value
-    return result
+    return userns.sysctls(result, seen, userns.mappings(config.linux.security_context.namespace_options))
 
 
 def _dotted(name: str) -> str:

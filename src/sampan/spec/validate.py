@@ -15,6 +15,7 @@ from sampan.spec import (
     capabilities,
     devices,
     dns,
+    io_classes,
     mounts,
     namespaces,
     process,
@@ -22,6 +23,7 @@ from sampan.spec import (
     security,
     sysctls,
     text,
+    userns,
 )
 from sampan.spec.facts import Host
 from sampan.spec.security import localhost_profile as localhost_profile
@@ -55,7 +57,9 @@ def check_pod(config: cri.PodSandboxConfig, host: Host) -> None:
     _check_cgroup_parent(config.linux.cgroup_parent, host)
     context = config.linux.security_context
     namespaces.check_pod(context.namespace_options)
+    userns.check_host(context.namespace_options, host)
     user.check(context)
+    security.check_pod(context)
     sysctls.resolved(config)
 
 
@@ -138,8 +142,10 @@ def check_container(config: cri.ContainerConfig, pod: cri.PodSandboxConfig, host
     process.requested_environment(config)
     process.directory(config.working_dir)
     process.oom_score_adj(config.linux.resources, host)
-    mounts.check(config, host)
+    mounts.check(config, pod, host)
     devices.check(config)
+    io_classes.block_io_class(config, pod)
+    io_classes.rdt_class(config, pod)
     resources.build(config.linux.resources, host)
     _check_security(config, pod, host)
 

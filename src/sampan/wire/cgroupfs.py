@@ -6,7 +6,8 @@ Documentation/admin-guide/cgroup-v1/memory.rst and cgroup-v2.rst; sched-bwc.rst.
 
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 _DIGITS = re.compile(rb"-?[0-9]{1,20}")
 UNLIMITED = 1 << 62  # v1 says "no limit" by a number near 2^63, rounded to the page size of the machine
@@ -42,6 +43,7 @@ class Limits:
     cpuset_cpus: str | None = None
     cpuset_mems: str | None = None
     pids: int | None = None
+    files: Mapping[str, str] = field(default_factory=dict)  # others that were asked for, by name
 
 
 def number(text: bytes | None) -> int | None:

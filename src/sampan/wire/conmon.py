@@ -25,12 +25,11 @@ ATTACH_STDOUT, ATTACH_STDERR = 2, 3  # the first byte of each attach packet
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """A container to be created and watched. `runtime` is an absolute path, `root` where the runtime keeps
-    its state."""
+    """A container to be created and watched. `runtime` is an absolute path, `options` what it is always given."""
 
     conmon: str
     runtime: str
-    root: Path
+    options: tuple[str, ...]
     id: str
     bundle: Path
     exits: Path
@@ -53,7 +52,7 @@ def argv(command: Command) -> list[str]:
         "--cid", command.id,
         "--cuuid", command.id,
         "--runtime", command.runtime,
-        "--runtime-arg", f"--root={command.root}",
+        *(word for option in command.options for word in ("--runtime-arg", option)),
         "--bundle", str(command.bundle),
         "--persist-dir", str(command.bundle),
         "--exit-dir", str(command.exits),

@@ -1,4 +1,5 @@
-"""crun: its command lines, its log, and what it keeps of a container. Sources: crun(1), src/libcrun/status.c.
+"""crun: what it keeps of a container, beyond what any OCI runtime says (`wire.oci_runtime`). Source: crun's
+src/libcrun/status.c.
 
 The state of container ID lies in ROOT/ID: `status` (JSON), `config.json` (a copy), and `exec.fifo` until the
 container is started. Checked with crun 1.8.1 and 1.29.1.
@@ -45,14 +46,8 @@ class Config(msgspec.Struct, frozen=True):
         return not self.hooks.poststop and self.linux.intel_rdt is None
 
 
-class _LogLine(msgspec.Struct, frozen=True):
-    msg: str = ""
-    level: str = ""
-
-
 _status = msgspec.json.Decoder(Status)
 _config = msgspec.json.Decoder(Config)
-_log_line = msgspec.json.Decoder(_LogLine)
 
 
 def status(text: bytes) -> Status | None:
@@ -69,35 +64,3 @@ def config(text: bytes) -> Config | None:
         return _config.decode(text)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
-
-
-def errors(log: bytes) -> str:
-    """What crun itself complained about, from its JSON log; warnings are left out."""
-    found = []
-    for line in log.split(b"\n"):
-        try:
-            entry = _log_line.decode(line)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            continue
-        if entry.level == "error":
-            found.append(entry.msg)
-    return "; ".join(found)
-
-
-def start(crun: str, root: str, id: str) -> list[str]:
-    return [crun, f"--root={root}", "start", id]
-
-
-def delete(crun: str, root: str, id: str) -> list[str]:
-    """Kills what is left; a container that crun does not know is no error."""
-    return [crun, f"--root={root}", "delete", "--force", id]
-
-
-def kill_all(crun: str, root: str, id: str) -> list[str]:
-    return [crun, f"--root={root}", "kill", "--all", id, "KILL"]
-
-
-def exec_process(crun: str, root: str, id: str, process: str, log: str) -> list[str]:
-    """Run the OCI process object in the file `process`; crun's own words also go to the file `log`, as JSON
-    lines."""
-    return [crun, f"--root={root}", f"--log={log}", "--log-format=json", "exec", f"--process={process}", id]

@@ -35,6 +35,11 @@ def stat(text: bytes) -> Stat:
     )
 
 
+def state(text: bytes) -> str:
+    """The letter that says what a process is doing; D is waiting where no signal reaches it."""
+    return text[text.rindex(b")") + 2 :][:1].decode("ascii", "replace")
+
+
 def family(processes: Iterable[Stat], root: int, sessions: Collection[int] = ()) -> set[Stat]:
     """Everything alive that descends from `root`, itself included, or is in one of their sessions.
 
@@ -58,3 +63,13 @@ def family(processes: Iterable[Stat], root: int, sessions: Collection[int] = ())
 def pids(text: bytes) -> list[int]:
     """The numbers in a cgroup.procs or a children file."""
     return [int(word) for word in re.findall(rb"[0-9]+", text)]
+
+
+def soft_limit(limits: bytes, name: bytes) -> int | None:
+    """The soft value of the line `name` of a limits file; None if it is unlimited, or not there. Source:
+    proc_pid_limits(5): the name, some blanks, soft, hard, unit."""
+    for line in limits.split(b"\n"):
+        if line.startswith(name + b" "):
+            soft = line[len(name) :].split()[0]
+            return int(soft) if soft.isdigit() else None
+    return None

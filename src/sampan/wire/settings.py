@@ -171,6 +171,10 @@ def optional_path(value: object) -> str:
     return str(path(value)) if value != "" else ""
 
 
+def optional_directory(value: object) -> str:
+    return str(directory(value)) if value != "" else ""
+
+
 def directory(value: object) -> Path:
     """A directory that overlay mounts and conmon's log option will name: both split their arguments."""
     given = path(value)
@@ -223,6 +227,16 @@ def _is_host_port(given: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def runtime_option(value: object) -> str:
+    """An option that an OCI runtime takes before its command."""
+    given = text(value)
+    if not re.fullmatch(r"--?[A-Za-z][^\0\n]*", given):
+        raise ValueError('must be options, each one string such as "--debug" or "--platform=kvm"')
+    if given.partition("=")[0].lstrip("-") in ("root", "systemd-cgroup", "log", "log-format"):
+        raise ValueError(f"{given.partition('=')[0]} is given by sampan (for --root there is a key, root)")
+    return given
 
 
 def program(value: object) -> str:

@@ -1,10 +1,9 @@
-"""What crun keeps of one container, read, and where that is all there is to do, finished without running
-crun.
+"""What the OCI runtime keeps of one container, and where that is all there is to do, done without running it.
 
-`crun start` opens a gate (a byte into a fifo) and `crun delete` removes a cgroup and a directory; each costs
-4 to 6 ms as a process and a tenth of that here. Everything else (hooks, a scope that systemd still has, resctrl,
-a state that looks unlike what crun 1.8 to 1.29 leave) is answered with False, and the caller runs crun. For code
-that runs in a thread.
+crun's `start` opens a gate (a byte into a fifo) and its `delete` removes a cgroup and a directory; each costs 4 to
+6 ms as a process and a tenth of that here. Everything else (hooks, a scope that systemd still has, resctrl, a state
+that looks unlike what crun 1.8 to 1.29 leave, and so every other runtime) is answered with False or None, and the
+caller runs the runtime. For code that runs in a thread.
 """
 
 import os
@@ -14,14 +13,15 @@ from pathlib import Path
 from sampan.host.container_cgroup import ContainerCgroup
 from sampan.host.processes import find, read_small
 from sampan.model.process import ProcessRef
-from sampan.wire import cgroup_paths, crun
+from sampan.wire import cgroup_paths, conmon, crun
 
+STATE_LINK = "runtime"  # in the bundle: where the runtime keeps the container's state
 _FIFO = "exec.fifo"
 _UNITS = Path("/run/systemd/transient")  # one file for each transient unit that systemd has loaded
 
 
-class CrunState:
-    """The directory ROOT/ID of one container, and the bundle it was made from."""
+class RuntimeState:
+    """The directory ROOT/ID of one container (some runtimes have none), and the bundle it was made from."""
 
     def __init__(self, directory: Path, bundle: Path, units: Path = _UNITS) -> None:
         self.directory = directory
@@ -29,21 +29,38 @@ class CrunState:
         self._units = units
 
     def status(self) -> crun.Status | None:
-        """What crun recorded; None if it has not created the container, or not completely."""
+        """What crun recorded; None if it has not created the container, or not completely, or another runtime did."""
         try:
             return crun.status(read_small(f"{self.directory}/status"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
-    def started(self) -> bool:
-        """Whether the container was created, and let go."""
-        return self.status() is not None and not Path(self.directory, _FIFO).exists()
+    def started(self) -> bool | None:
+        """Whether the container was created, and let go; None if only the runtime can tell."""
+        if self.status() is not None:
+            return not Path(self.directory, _FIFO).exists()
+        return None if self.known() else False
+
+    def known(self) -> bool:
+        """Whether the runtime was asked to create the container, and not yet to delete it."""
+        return self.directory.exists() or (self.bundle / STATE_LINK).is_symlink()
 
     def init(self) -> ProcessRef | None:
         """The container's first process while it lives."""
         status = self.status()
-        process = find(status.pid) if status is not None else None
-        return process if process and status and process.start == status.process_start_time else None
+        if status is None:
+            return self._noted()
+        process = find(status.pid)
+        return process if process and process.start == status.process_start_time else None
+
+    def _noted(self) -> ProcessRef | None:
+        """The process that conmon was told is the first: believed if it is in the container's group, for the number
+        may by now be another's."""
+        try:
+            pid = int(read_small(self.bundle / conmon.INIT_PID_FILE))
+        except (OSError, ValueError):
+            return None
+        return find(pid) if pid in self.cgroup().processes() else None
 
     def cgroup(self) -> ContainerCgroup:
         """Its control group, by crun's record or else by what its config.json asked for."""
@@ -58,7 +75,9 @@ class CrunState:
         return ContainerCgroup(asked if len(parts) in (1, 3) else "")
 
     def open_gate(self) -> bool:
-        """Let the created process run; False if crun must be asked (for a hook, or for what is wrong)."""
+        """Let the created process run; False if the runtime must be asked (for a hook, or for what is wrong)."""
+        if self.status() is None:
+            return False
         config = self._config(self.directory)
         if config is None or not config.plain_start or self.init() is None:
             return False
@@ -75,8 +94,8 @@ class CrunState:
         return True
 
     def dissolve(self) -> bool:
-        """Remove cgroup and state of a container that is dead; False if crun must do it."""
-        if not self.directory.exists():
+        """Remove cgroup and state of a container that is dead; False if the runtime must do it."""
+        if not self.known():
             return self.cgroup().remove()
         status, config = self.status(), self._config(self.directory)
         if status is None or config is None or not config.plain_delete or self._held(status):

@@ -1,4 +1,4 @@
-"""Tests of host.crun_state: what it does by itself, and what it leaves to crun. Real containers are in
+"""Tests of host.runtime_state: what it does by itself, and what it leaves to crun. Real containers are in
 test_oci."""
 
 import json
@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from sampan.host.crun_state import CrunState
+from sampan.host.runtime_state import RuntimeState
 from sampan.host.processes import find
 
 DEAD = {"pid": 2**22 + 5, "process-start-time": 1, "cgroup-path": "", "systemd-cgroup": False}
 
 
-def make(tmp_path: Path, status: object = None, config: object = None, bundle: object = None) -> CrunState:
+def make(tmp_path: Path, status: object = None, config: object = None, bundle: object = None) -> RuntimeState:
     """A state directory with these files."""
     directory, its_bundle = tmp_path / "state", tmp_path / "bundle"
     its_bundle.mkdir()
@@ -26,7 +26,7 @@ def make(tmp_path: Path, status: object = None, config: object = None, bundle: o
             folder.mkdir(exist_ok=True)
             (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
     (tmp_path / "units").mkdir()
-    return CrunState(directory, its_bundle, tmp_path / "units")
+    return RuntimeState(directory, its_bundle, tmp_path / "units")
 
 
 def myself(**changes: object) -> dict[str, object]:

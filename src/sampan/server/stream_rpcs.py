@@ -1,0 +1,85 @@
+"""Lists in parts, for nodes where one message would be too large: every Stream method that has a List of the same.
+
+The items are those of the List with the same filter, each once, as of the moment of the request; none is no message
+at all. Between parts, and within one, other requests have their turn.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from typing import Any, Protocol, TypeVar
+
+from sampan.api import cri_pb2 as cri
+from sampan.server import convert
+from sampan.server.stats_rpcs import StatsRpcs
+
+PART_ITEMS = 3000
+PART_BYTES = 3 << 20  # a client that sets no limit of its own takes 4 MiB
+TURN_BYTES = 32 << 10  # made in 1 to 2 ms
+
+
+class Sized(Protocol):
+    """A message."""
+
+    def ByteSize(self) -> int: ...
+
+
+M = TypeVar("M", bound=Sized)
+
+
+async def in_parts(items: Iterable[M]) -> AsyncIterator[list[M]]:
+    """Lists of at most PART_ITEMS items and, but for a single item that is larger, PART_BYTES bytes."""
+    part: list[M] = []
+    size = made = 0
+    for item in items:
+        length = item.ByteSize() + 6  # its tag and its length
+        if part and (len(part) == PART_ITEMS or size + length > PART_BYTES):
+            yield part
+            part, size = [], 0
+        part.append(item)
+        size, made = size + length, made + length
+        if made > TURN_BYTES:
+            made = 0
+            await asyncio.sleep(0)
+    if part:
+        yield part
+
+
+class StreamRpcs(StatsRpcs):
+    """The RuntimeService's lists in parts."""
+
+    async def StreamPodSandboxes(
+        self, request: cri.StreamPodSandboxesRequest, _: Any
+    ) -> AsyncIterator[cri.StreamPodSandboxesResponse]:
+        pods = (pod for pod in self._state.pods.values() if convert.pod_matches(pod, request.filter))
+        items = (convert.pod_item(pod) for pod in convert.newest_first(pods))
+        async for part in in_parts(items):
+            yield cri.StreamPodSandboxesResponse(pod_sandboxes=part)
+
+    async def StreamContainers(
+        self, request: cri.StreamContainersRequest, _: Any
+    ) -> AsyncIterator[cri.StreamContainersResponse]:
+        found = (
+            one for one in self._state.containers.values() if convert.container_matches(one, request.filter)
+        )
+        items = (convert.container_item(one, self._image(one)) for one in convert.newest_first(found))
+        async for part in in_parts(items):
+            yield cri.StreamContainersResponse(containers=part)
+
+    async def StreamContainerStats(
+        self, request: cri.StreamContainerStatsRequest, _: Any
+    ) -> AsyncIterator[cri.StreamContainerStatsResponse]:
+        async for part in in_parts(await self._container_stats(self._measured(request.filter))):
+            yield cri.StreamContainerStatsResponse(container_stats=part)
+
+    async def StreamPodSandboxStats(
+        self, request: cri.StreamPodSandboxStatsRequest, _: Any
+    ) -> AsyncIterator[cri.StreamPodSandboxStatsResponse]:
+        async for part in in_parts(await self._pod_stats(self._measured_pods(request.filter))):
+            yield cri.StreamPodSandboxStatsResponse(pod_sandbox_stats=part)
+
+    async def StreamPodSandboxMetrics(
+        self, request: cri.StreamPodSandboxMetricsRequest, _: Any
+    ) -> AsyncIterator[cri.StreamPodSandboxMetricsResponse]:
+        metrics = [one async for one in self._pod_metrics()]
+        async for part in in_parts(metrics):
+            yield cri.StreamPodSandboxMetricsResponse(pod_sandbox_metrics=part)

@@ -1,0 +1,207 @@
+# ruff: noqa: E501 - one row of a table, one line
+"""What a request says of CDI, and what cannot be done of what a file wishes. What can is in golden/cdi-*."""
+
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import pytest
+
+from sampan.api import cri_pb2 as cri
+from sampan.model.cdi import Edits, Given
+from sampan.model.errors import Invalid
+from sampan.model.image import ImageConfig
+from sampan.spec import cdi, container
+from sampan.spec.facts import ContainerFacts, DeviceNode, Host, PodFacts, Source, User
+
+FILE = "/etc/cdi/v.json"
+NAMESPACES = {f"{kind}_namespace": f"/n/{kind}" for kind in ("network", "ipc", "uts", "pid")}
+
+
+def config(*names: str, **annotations: str) -> cri.ContainerConfig:
+    notes = {key.replace("__", "/").replace("_", "."): value for key, value in annotations.items()}
+    return cri.ContainerConfig(CDI_devices=[cri.CDIDevice(name=name) for name in names], annotations=notes)
+
+
+@pytest.mark.parametrize(
+    ("asked", "names"),
+    [
+        (config(), ()),
+        (config("v.com/gpu=1", "v.com/gpu=0"), ("v.com/gpu=1", "v.com/gpu=0")),
+        (config("v.com/gpu=0", "v.com/gpu=0"), ("v.com/gpu=0",)),
+        (config(cdi_k8s_io__a="v.com/gpu=0,v.com/gpu=1"), ("v.com/gpu=0", "v.com/gpu=1")),
+        (config("v.com/gpu=1", cdi_k8s_io__b="v.com/gpu=2", cdi_k8s_io__a="v.com/gpu=1,v.com/gpu=0"), ("v.com/gpu=1", "v.com/gpu=0", "v.com/gpu=2")),
+        (config(cdi_k8s_io="v.com/gpu=0", other_io__cdi="x", cdi_k8s_iox__a="y"), ()),
+    ],
+)  # fmt: skip
+def test_field_and_annotations_are_one_list(asked: cri.ContainerConfig, names: tuple[str, ...]) -> None:
+    assert cdi.names(asked) == names
+
+
+@pytest.mark.parametrize(
+    ("asked", "field"),
+    [
+        (config("gpu"), r"CDI_devices\[0\].name: 'gpu'"),
+        (config("v.com/gpu=0", "v.com/gpu=../../x"), r"CDI_devices\[1\].name"),
+        (config(""), r"CDI_devices\[0\].name"),
+        (config(cdi_k8s_io__a=""), "annotation cdi.k8s.io/a: ''"),
+        (config(cdi_k8s_io__a="v.com/gpu=0, v.com/gpu=1"), "annotation cdi.k8s.io/a: ' v.com/gpu=1'"),
+        (config(cdi_k8s_io__a="v.com/gpu=0,"), "annotation cdi.k8s.io/a"),
+    ],
+)
+def test_what_is_no_name_is_refused(asked: cri.ContainerConfig, field: str) -> None:
+    with pytest.raises(Invalid, match=field):
+        cdi.names(asked)
+
+
+def facts(edits: dict[str, Any], **changes: Any) -> ContainerFacts:
+    made = ContainerFacts(
+        id="c",
+        config=cri.ContainerConfig(),
+        image=ImageConfig(entrypoint=("/app",)),
+        pod=PodFacts(id="p", config=cri.PodSandboxConfig(), hostname="h", **NAMESPACES),
+        host=Host(),
+        user=User(),
+        rootfs="/r",
+        cgroups_path="/c",
+        cdi=(Given(FILE, msgspec.convert(edits, Edits)),),
+    )
+    return replace(made, **changes)
+
+
+def test_the_pods_annotations_give_no_device() -> None:
+    """Only the kubelet writes a container's; a user writes the pod's (CVE-2026-53492)."""
+    pod = cri.PodSandboxConfig(annotations={"cdi.k8s.io/x": "v.com/gpu=0"})
+    known = facts({})
+    assert container.build(replace(known, pod=replace(known.pod, config=pod))) == container.build(known)
+    assert cdi.names(cri.ContainerConfig()) == ()
+
+
+def test_what_the_host_is_asked_to_look_at() -> None:
+    given = facts(
+        {
+            "deviceNodes": [{"path": "/dev/a"}, {"path": "/dev/b", "hostPath": "/dev/real"}],
+            "mounts": [
+                {"hostPath": "/lib/x", "containerPath": "/x"},
+                {"hostPath": "/tmpfs", "containerPath": "/y", "type": "tmpfs"},
+                {"hostPath": "/lib/z", "containerPath": "/z", "type": "odd", "options": ["rbind"]},
+            ],
+        }
+    ).cdi
+    assert cdi.host_devices(given) == ("/dev/a", "/dev/real")
+    assert cdi.host_mounts(given) == ("/lib/x", "/lib/z")
+    assert not cdi.wants_rdt(given)
+    assert cdi.wants_rdt(facts({"intelRdt": {"closID": "x"}}).cdi)
+
+
+NODE = {"/dev/x": (DeviceNode("/dev/x", "c", 1, 3, 0o600),)}
+FOLDER = {"/dev/x": (DeviceNode("/dev/x/y", "c", 1, 3, 0o600),)}
+REFUSED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
+    (
+        "a device that is not there",
+        {"deviceNodes": [{"path": "/dev/x"}]},
+        {},
+        "/dev/x is not a device on this host",
+    ),
+    (
+        "a folder of devices",
+        {"deviceNodes": [{"path": "/dev/x"}]},
+        {"device_nodes": FOLDER},
+        "/dev/x is not a device",
+    ),
+    ("half a device", {"deviceNodes": [{"path": "/dev/x", "type": "c"}]}, {}, "/dev/x is not a device"),
+    (
+        "another kind of device",
+        {"deviceNodes": [{"path": "/dev/x", "type": "b"}]},
+        {"device_nodes": NODE},
+        "of type c on this host, not b",
+    ),
+    (
+        "a device in place of all",
+        {"deviceNodes": [{"path": "/dev", "hostPath": "/dev/x"}]},
+        {"device_nodes": NODE},
+        "no place for a device",
+    ),
+    (
+        "a file that is not there",
+        {"mounts": [{"hostPath": "/a", "containerPath": "/b"}]},
+        {},
+        "'/a' does not exist on this host",
+    ),
+    (
+        "a mount over the root",
+        {"mounts": [{"hostPath": "/a", "containerPath": "/"}]},
+        {"sources": {"/a": Source("/a", True, "private")}},
+        "root itself",
+    ),
+    (
+        "an option with a line",
+        {"mounts": [{"hostPath": "/a", "containerPath": "/b", "type": "tmpfs", "options": ["a\nb"]}]},
+        {},
+        "control character",
+    ),
+    ("an interface", {"netDevices": [{"hostInterfaceName": "eth1", "name": "a"}]}, {}, "netDevices"),
+    ("RDT without resctrl", {"intelRdt": {"closID": "gold"}}, {}, "resctrl is not mounted"),
+    ("monitoring", {"intelRdt": {"enableMonitoring": True}}, {"resctrl": True}, "enableMonitoring"),
+    ("two classes", {"intelRdt": {"closID": "gold"}}, {"resctrl": True, "rdt_class": "tin"}, "has one class"),
+]
+
+
+@pytest.mark.parametrize(
+    ("edits", "known", "words"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED]
+)
+def test_a_wish_that_cannot_be_met_is_refused_with_its_file(
+    edits: dict[str, Any], known: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(Invalid, match=words) as error:
+        container.build(facts(edits, **known))
+    assert str(error.value).startswith(f"CDI file {FILE}: ")
+
+
+def built(edits: dict[str, Any], **known: Any) -> dict[str, Any]:
+    return container.build(facts(edits, **known))
+
+
+def test_a_device_of_cdi_replaces_one_of_the_request() -> None:
+    asked = cri.ContainerConfig(
+        devices=[cri.Device(host_path="/dev/y", container_path="/dev/x", permissions="r")]
+    )
+    nodes = {**NODE, "/dev/y": (DeviceNode("/dev/y", "c", 10, 229, 0o666),)}
+    spec = built({"deviceNodes": [{"path": "/dev/x"}]}, device_nodes=nodes, config=asked)
+    assert [(device["path"], device["major"]) for device in spec["linux"]["devices"]] == [("/dev/x", 1)]
+
+
+def test_a_device_without_permissions_gets_no_rule() -> None:
+    spec = built({"deviceNodes": [{"path": "/dev/x", "permissions": "none"}]}, device_nodes=NODE)
+    assert spec["linux"]["devices"]
+    assert spec["linux"]["resources"]["devices"] == [{"allow": False, "access": "rwm"}]
+
+
+def test_an_unbuffered_device_is_a_character_device() -> None:
+    spec = built({"deviceNodes": [{"path": "/dev/x", "type": "u", "major": 7}]})
+    assert spec["linux"]["devices"] == [
+        {"path": "/dev/x", "type": "c", "major": 7, "minor": 0, "uid": 0, "gid": 0}
+    ]
+
+
+def test_the_same_class_twice_is_one() -> None:
+    spec = built({"intelRdt": {"closID": "gold"}}, resctrl=True, rdt_class="gold")
+    assert spec["linux"]["intelRdt"] == {"closID": "gold"}
+
+
+def test_a_mount_replaces_one_at_its_place_and_none_hides_another() -> None:
+    source = {path: Source(path, True, "private") for path in ("/a", "/b", "/c")}
+    asked = cri.ContainerConfig(
+        mounts=[
+            cri.Mount(container_path="/data/deep", host_path="/b"),
+            cri.Mount(container_path="/x", host_path="/c"),
+        ]
+    )
+    mounts = [{"hostPath": "/a", "containerPath": place} for place in ("/data", "/x")]
+    spec = built({"mounts": mounts}, sources=source, config=asked)
+    places = [mount["destination"] for mount in spec["mounts"]]
+    assert places.index("/data") < places.index("/data/deep")
+    assert places.count("/x") == 1
+    assert next(mount["source"] for mount in spec["mounts"] if mount["destination"] == "/x") == "/a"
+    for below, above in (("/dev/pts", "/dev"), ("/sys/fs/cgroup", "/sys")):
+        assert places.index(above) < places.index(below)
