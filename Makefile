@@ -1,6 +1,6 @@
 # Each target prepares what it needs: `make demo` and `make test` work right after `git clone` on Debian 12 or newer.
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check lint proto golden bench run
+.PHONY: help venv demo test check lint proto golden coverage bench run
 
 BIN := .venv/bin
 # Pods need root. A run through sudo must not leave root's caches in the checkout.
@@ -8,7 +8,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo env PYTHONDONTWRITEBYTECODE=1)
 SOURCES := src tests scripts bench
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 venv: ## .venv with sampan (editable) and all tools of its development
 	@scripts/bootstrap.sh test
@@ -39,6 +39,9 @@ proto: ## regenerate the code of src/sampan/api/*.proto
 
 golden: ## accept what the spec builders produce now; the diff is the review
 	SAMPAN_GOLDEN=update $(BIN)/pytest -q tests/spec
+
+coverage: ## docs/cri-coverage.md from its .toml: every field of every request, and the test that proves it
+	$(BIN)/python -m scripts.coverage_table
 
 bench: ## measure against the budgets; BENCH='--pods 50 --density 60 --json out.json' passes options
 	@scripts/bootstrap.sh test

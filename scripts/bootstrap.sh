@@ -39,6 +39,7 @@ LIST
   [ "$purpose" = demo ] || cat <<'LIST'
 gcc % command -v gcc % small programs in test images
 libc6-dev % test -e /usr/include/stdlib.h % small programs in test images
+runc % command -v runc % a second OCI runtime: handlers are not only for crun
 docker-registry % command -v docker-registry % a real registry to pull from
 containernetworking-plugins % test -x /usr/lib/cni/bridge || test -x /opt/cni/bin/bridge % the plugins that the built-in ones must equal
 mmdebstrap % command -v mmdebstrap % Debian images

@@ -129,6 +129,7 @@ def platform_architecture() -> str:
 
 def write_config(daemon: Daemon, certs: Sequence[Path], level: str, nri: bool) -> None:
     """config.toml and the conflist, in the daemon's directory."""
+    daemon.directory.chmod(0o711)  # what is in a user namespace has to find its root in there
     conf_dir = daemon.directory / "net.d"
     conf_dir.mkdir()
     conflist = daemon.network.conflist(daemon.directory / "addresses")

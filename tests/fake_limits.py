@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sampan.config import Handler
+from sampan.model.errors import ToolFailed
 from sampan.wire.cgroupfs import Limits
 
 DEFAULT_PERIOD = 100_000
@@ -27,6 +28,8 @@ class FakeUpdates:
     _world: Any  # the `World` of tests.fakes
 
     async def update(self, handler: Handler, id: str, resources: Mapping[str, Any]) -> None:
+        if id not in self._world.processes:
+            raise ToolFailed(["crun", "update", id], 1, "container does not exist")
         current = in_force(self._world, id)
         for name, part in resources.items():
             if name not in self._world.groups.lost:

@@ -79,6 +79,7 @@ class World:
     cgroups: set[str] = field(default_factory=set)
     our_cgroups: set[str] = field(default_factory=set)  # marked, as the real ones are
     roots: set[str] = field(default_factory=set)
+    users: dict[str, IdMapped | None] = field(default_factory=dict)  # whose files each root ever made holds
     shown: set[str] = field(default_factory=set)  # containers that images are shown to
     bundles: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     processes: dict[str, Process] = field(default_factory=dict)
@@ -90,6 +91,7 @@ class World:
     interfaces: tuple[Interface, ...] = ()  # of every pod with a network of its own
     seconds: int = 0  # between readings of control groups, a quarter of which each group uses the CPU
     groups: Groups = field(default_factory=Groups)
+    host: Host = field(default_factory=lambda: Host(capabilities=("CAP_CHOWN", "CAP_KILL")))
     network_ready: bool = True
     handlers: dict[str, HandlerStatus] = field(default_factory=lambda: {"crun": ABLE})
     trouble: Trouble | None = None
@@ -139,7 +141,7 @@ class World:
 
 class FakeOci(FakeUpdates):
     def __init__(self, world: World) -> None:
-        self._world = world
+        self._world: World = world
 
     async def create(self, launch: Launch) -> Launched:
         if launch.id in self._world.processes:
@@ -289,7 +291,7 @@ class FakeSandboxes:
 
 class FakeCgroups(FakeReadBack):
     def __init__(self, world: World) -> None:
-        self._world = world
+        self._world: World = world
 
     async def make_parent(self, parent: str) -> bool:
         made = parent not in self._world.cgroups
@@ -395,6 +397,7 @@ class FakeRootfs:
 
     async def prepare(self, id: str, layers: Sequence[str], users: IdMapped | None = None) -> Path:
         self._world.roots.add(id)
+        self._world.users[id] = users
         await self._world.did("rootfs.prepare")
         return Path("/roots") / id
 
@@ -410,9 +413,6 @@ class FakeRootfs:
 
     async def read(self, root: Path, path: str, limit: int) -> bytes | None:
         return self._world.files.get(path)
-
-    async def remount(self, id: str, layers: Sequence[str], users: IdMapped | None = None) -> Path:
-        return await self.prepare(id, layers, users)
 
 
 class FakeJournal:
@@ -447,6 +447,6 @@ def machine(world: World) -> Machine:
         handlers=FakeHandlers(world),
         cdi=FakeCdi(),
         io_classes=FakeIoClasses(),
-        host=Host(capabilities=("CAP_CHOWN", "CAP_KILL")),
+        host=world.host,
         node="node-1",
     )

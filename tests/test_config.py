@@ -26,6 +26,7 @@ PROMISED = [
     "images.pull_progress_timeout",
     "images.max_parallel_downloads",
     "images.pinned",
+    "images.slow_chown",
     "cni.conf_dir",
     "cni.bin_dirs",
     "cni.builtin",
@@ -35,6 +36,10 @@ PROMISED = [
     "runtime.device_ownership_from_security_context",
     "runtime.handlers.crun.path",
     "runtime.handlers.crun.monitor",
+    "runtime.handlers.crun.args",
+    "runtime.handlers.crun.root",
+    "runtime.handlers.crun.privileged_without_host_devices",
+    "runtime.handlers.crun.base_runtime_spec",
     "streaming.address",
     "streaming.port",
     "streaming.idle_timeout",
@@ -134,6 +139,44 @@ def test_handlers_know_where_their_runtime_keeps_its_state() -> None:
         "kata": Handler("kata", "/opt/kata/bin/kata-runtime", "conmon", Path("/run/boats/runtime/kata")),
     }
     assert it.default_handler.name == "crun"
+
+
+def test_a_handler_has_what_its_table_says() -> None:
+    it = loads(
+        '[runtime.handlers.bare]\npath = "crun"\nargs = ["--rootless=false", "--x=y z"]\nroot = "/run/bare/x"\n'
+        'privileged_without_host_devices = true\nbase_runtime_spec = "/etc/base.json"\n'
+    )
+    assert it.handlers["bare"] == Handler(
+        "bare", "crun", "conmon", Path("/run/bare/x"), ("--rootless=false", "--x=y z"), "/etc/base.json", False
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('args = ["debug"]', "must be options"),
+        ('args = ["--root=/x"]', "--root is given by sampan"),
+        ('args = ["--root", "/x"]', "--root is given by sampan"),
+        ('args = ["--systemd-cgroup"]', "--systemd-cgroup is given by sampan"),
+        ('args = ["--log=/x"]', "--log is given by sampan"),
+        ('args = ["--debug"]', "would fill the logs of containers"),
+        ("args = [1]", "must be a string"),
+        ('root = "relative"', "must be an absolute path"),
+        ('root = "/run/a b"', "white space"),
+        ('root = "/run/sampan/runtime/crun"', "handler crun has the same"),
+        ('base_runtime_spec = "base.json"', "must be an absolute path"),
+        ('cgroup_driver = "systemd"', "did you mean `driver`|unknown key"),
+    ],
+)
+def test_a_handler_that_cannot_be_is_refused(line: str, words: str) -> None:
+    (problem,) = problems(f"[runtime.handlers.other]\n{line}\n")
+    assert re.search(words, problem)
+
+
+def test_a_handler_that_was_taken_out_can_still_end_its_containers() -> None:
+    it = loads('state = "/run/boats"')
+    assert "gone" not in it.handlers and it.handlers.get("gone") is None
+    assert it.handlers["gone"] == Handler("gone", "gone", "conmon", Path("/run/boats/runtime/gone"))
 
 
 def test_a_handler_without_a_path_is_found_by_its_name() -> None:

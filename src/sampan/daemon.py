@@ -78,18 +78,7 @@ class Daemon:
 async def build(config: Config) -> Daemon:
     """Wire it all. Raises a SampanError that says what this machine lacks."""
     database = await Database.open(config.paths.database)
-    if database.opened.reason:
-        log.error(
-            "the state database was damaged: %s; set aside: %s",
-            database.opened.reason,
-            database.opened.set_aside,
-        )
-    journal = Journal(database)
-    state = State(journal)
-    loaded = await journal.load(KINDS)
-    for refused in loaded.refused:
-        log.error("a damaged record was set aside: %s %s: %s", refused.kind, refused.id, refused.reason)
-    state.adopt(loaded.records)
+    state = await _state(database)
     tasks = Tasks()
     layers = Layers(config.paths)
     await layers.open()
@@ -105,29 +94,50 @@ async def build(config: Config) -> Daemon:
     )
     machine = await _machine(config, rootfs, HostVolumes(config.paths, layers), network, handlers)
     images = Images(state, layers, _supply(config, machine), tasks)
+    cases, recovery = _use_cases(config, state, machine, images, tasks, database.opened.reason)
+    tasks.start("stats collector", cases.stats.collect())
+    close = (tasks.stop, handlers.close, network.close, rootfs.close, layers.close, database.close)
+    return Daemon(cases, images, recovery, close)
+
+
+async def _state(database: Database) -> State:
+    """Every record that can be read; what cannot is logged and set aside."""
+    if database.opened.reason:
+        log.error(
+            "the state database was damaged: %s; set aside: %s",
+            database.opened.reason,
+            database.opened.set_aside,
+        )
+    journal = Journal(database)
+    state = State(journal)
+    loaded = await journal.load(KINDS)
+    for refused in loaded.refused:
+        log.error("a damaged record was set aside: %s %s: %s", refused.kind, refused.id, refused.reason)
+    state.adopt(loaded.records)
+    return state
+
+
+def _use_cases(
+    config: Config, state: State, machine: Machine, images: Images, tasks: Tasks, damage: str
+) -> tuple[UseCases, Recovery]:
     exits = Exits(config, state, machine, tasks)
     init = PodInit(config, state, machine, tasks)
     stops = Stops(config, state, machine, exits)
     containers = Containers(Parts(config, state, machine, images, exits, stops, init, tasks))
     pods = Pods(config, state, machine, containers, init, tasks)
-    stats = Stats(state, machine)
-    damage = database.opened.reason
     cases = UseCases(
-        config,
-        state,
-        machine,
-        pods,
-        containers,
-        Exec(config, state, machine, tasks),
-        Resources(config, state, machine, containers.locks),
-        stats,
-        Events(state),
-        damage,
+        config=config,
+        state=state,
+        machine=machine,
+        pods=pods,
+        containers=containers,
+        exec=Exec(config, state, machine, tasks),
+        resources=Resources(config, state, machine, containers.locks),
+        stats=Stats(state, machine),
+        events=Events(state),
+        damage=damage,
     )
-    tasks.start("stats collector", stats.collect())
-    recovery = Recovery(state, machine, pods, containers, (exits, init), tasks)
-    close = (tasks.stop, handlers.close, network.close, rootfs.close, layers.close, database.close)
-    return Daemon(cases, images, recovery, close)
+    return cases, Recovery(state, machine, pods, containers, (exits, init), tasks)
 
 
 def _supply(config: Config, machine: Machine) -> Supply:

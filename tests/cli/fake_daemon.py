@@ -35,6 +35,10 @@ class FakeDaemon(rpc.RuntimeServiceServicer, rpc.ImageServiceServicer):
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.handlers: dict[str, dict[str, object]] = {
+            "crun": {"problem": "", "path": "/usr/bin/crun", "runtime": "crun", "version": "1.8.1"},
+            "absent": {"problem": "absent is not installed"},
+        }
         self.pods: dict[str, cri.PodSandbox] = {}
         self.pod_configs: dict[str, cri.PodSandboxConfig] = {}
         self.containers: dict[str, cri.Container] = {}
@@ -135,8 +139,17 @@ class FakeDaemon(rpc.RuntimeServiceServicer, rpc.ImageServiceServicer):
         ]
         return cri.StatusResponse(
             status=cri.RuntimeStatus(conditions=conditions),
-            info={"config": json.dumps({"root": str(self.root), "state": "/run/s"})},
-            runtime_handlers=[cri.RuntimeHandler(name=""), cri.RuntimeHandler(name="crun")],
+            info={
+                "config": json.dumps({"root": str(self.root), "state": "/run/s"}),
+                "handlers": json.dumps(self.handlers),
+            },
+            runtime_handlers=[
+                cri.RuntimeHandler(
+                    name=name,
+                    features=cri.RuntimeHandlerFeatures(recursive_read_only_mounts=name != "absent"),
+                )
+                for name in ("", "absent", "crun")
+            ],
         )
 
     def ListPodSandbox(

@@ -31,9 +31,18 @@ def test_info_says_what_is_ready_and_what_is_not(sampan: Sampan, daemon: FakeDae
     lines = [line.split(maxsplit=1) for line in sampan("info").out.splitlines()]
     assert ["RuntimeReady:", "yes"] in lines
     assert ["NetworkReady:", "no, NoConflist: nothing in /etc/cni/net.d"] in lines
-    assert ["handlers:", "(default), crun"] in lines
+    assert ["handler", "absent: cannot be used: absent is not installed"] in [
+        [first, " ".join(rest.split())] for first, rest in lines
+    ]
+    able = "crun: crun 1.8.1 at /usr/bin/crun; recursive read-only mounts; no user namespaces"
+    assert ["handler", able] in [[first, " ".join(rest.split())] for first, rest in lines]
     assert ["root:", str(daemon.root)] in lines
     assert f"3.0 GiB in 1234 files at {daemon.root}" in sampan("info").out
+
+
+def test_info_shows_handlers_of_a_daemon_that_tells_little(sampan: Sampan, daemon: FakeDaemon) -> None:
+    daemon.handlers = {}
+    assert "recursive read-only mounts; no user namespaces" in sampan("info").out
 
 
 def test_info_as_json(sampan: Sampan, daemon: FakeDaemon) -> None:

@@ -54,6 +54,27 @@ async def test_removing_one_parent_leaves_its_neighbour(cgroups: Cgroups) -> Non
 async def test_a_group_that_is_gone_has_no_usage(cgroups: Cgroups) -> None:
     assert await cgroups.usage_many([(PARENT, "c" * 64), (PARENT, "d" * 64)]) == [None, None]
     assert await cgroups.usage_many([]) == []
+    assert await cgroups.details_many([(PARENT, "c" * 64, 1), (PARENT, "", 0)]) == [None, None]
+    assert await cgroups.details_many([]) == []
+
+
+async def test_a_parent_is_read_under_an_empty_id(cgroups: Cgroups) -> None:
+    await cgroups.make_parent(PARENT)
+    (usage, absent) = await cgroups.usage_many([(PARENT, ""), (f"{PARENT}x", "")])
+    assert usage is not None and usage.at > 0
+    assert absent is None
+    (details, absent_details) = await cgroups.details_many([(PARENT, "", 0), (f"{PARENT}x", "", 0)])
+    assert details is not None and details.descriptors is None
+    assert absent_details is None
+
+
+async def test_readings_of_a_group_only_grow(cgroups: Cgroups) -> None:
+    await cgroups.make_parent(PARENT)
+    (first,) = await cgroups.usage_many([(PARENT, "")])
+    (second,) = await cgroups.usage_many([(PARENT, "")])
+    assert first is not None and second is not None
+    assert first.at < second.at
+    assert (first.cpu_ns or 0) <= (second.cpu_ns or 0)
 
 
 async def test_a_container_lies_in_its_parent_under_its_id(cgroups: Cgroups) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from sampan.model.errors import Unavailable
+from sampan.model.errors import Invalid, Unavailable
 from sampan.runtime.ports import Attachment, Network
 from tests.fakes import FakeNetwork, World
 from tests.host.cni.lab import Lab, attached
@@ -81,3 +81,18 @@ async def test_without_a_configuration_it_is_not_ready_and_says_why(case: Case) 
     assert "no " in status.message
     with pytest.raises(Unavailable, match="no "):
         await case.network.load()
+
+
+async def test_what_is_used_is_told(case: Case) -> None:
+    details = await case.network.details()
+    assert details.conflist and details.file and not details.problem
+    assert details.conf_dir and details.bin_dirs
+    case.unconfigure()
+    details = await case.network.details()
+    assert (details.conflist, details.file) == (b"", "") and "no " in details.problem
+
+
+async def test_pod_cidrs_are_address_ranges(case: Case) -> None:
+    await case.network.pod_cidrs(["10.88.0.0/16", "fd00:88::/64"])
+    with pytest.raises(Invalid, match="pod CIDR"):
+        await case.network.pod_cidrs(["10.88.0.0/16", "everything"])

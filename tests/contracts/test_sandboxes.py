@@ -1,6 +1,7 @@
 """What every `Sandboxes` does, the real one and the fake."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from sampan.config import Paths
 from sampan.host import mounts
 from sampan.host.sandboxes import PinnedSandboxes
 from sampan.runtime.ports import Sandboxes, SandboxPlan
+from sampan.spec.userns import Mappings, Range
 from tests.fakes import FakeSandboxes, World
 
 NAMESPACES = frozenset({"net", "ipc", "uts"})
@@ -54,6 +56,16 @@ async def test_a_pod_with_the_hosts_network_has_no_network_of_its_own(sandboxes:
     assert not await sandboxes.present(POD, NAMESPACES)
 
 
+async def test_a_user_namespace_is_one_of_them(sandboxes: Sandboxes) -> None:
+    maps = Mappings(Range(100000, 65536), Range(100000, 65536))
+    await sandboxes.create(replace(plan(namespaces=NAMESPACES | {"user"}), userns=maps))
+    await sandboxes.create(plan(OTHER))
+    assert await sandboxes.present(POD, NAMESPACES | {"user"})
+    assert not await sandboxes.present(OTHER, NAMESPACES | {"user"})
+    await sandboxes.remove(POD)
+    assert not await sandboxes.present(POD, frozenset({"user"}))
+
+
 async def test_a_pod_without_namespaces_lacks_none(sandboxes: Sandboxes) -> None:
     await sandboxes.create(plan(namespaces=frozenset()))
     assert await sandboxes.present(POD, frozenset())
@@ -82,3 +94,12 @@ async def test_a_removed_pod_can_be_made_again(sandboxes: Sandboxes) -> None:
     await sandboxes.remove(POD)
     await sandboxes.create(plan())
     assert await sandboxes.present(POD, NAMESPACES)
+
+
+async def test_a_network_of_its_own_has_interfaces_and_the_hosts_has_none(sandboxes: Sandboxes) -> None:
+    await sandboxes.create(plan(POD))
+    await sandboxes.create(plan(OTHER, namespaces=frozenset({"ipc"})))
+    assert await sandboxes.interfaces([POD, OTHER, "c" * 64]) == [(), None, None]
+    await sandboxes.remove(POD)
+    assert await sandboxes.interfaces([POD]) == [None]
+    assert await sandboxes.interfaces([]) == []

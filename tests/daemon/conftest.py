@@ -27,7 +27,6 @@ class Live:
     def __init__(self, number: int, driver: str) -> None:
         network = private_daemon.Network(f"smpt{number}", f"10.214.{number}.0/24")
         self.own = private_daemon.Daemon(Path(tempfile.mkdtemp(prefix="sampan-")), network)
-        self.own.directory.chmod(0o711)  # what is in a user namespace has to find its root in there
         self.faults = self.own.directory / "faults"
         private_daemon.write_config(self.own, [self.own.directory / "certs.d"], "debug", nri=False)
         with self.own.config.open("a") as config:

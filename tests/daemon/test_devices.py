@@ -183,3 +183,24 @@ def test_a_privileged_container_gets_the_devices_of_now(node: Node) -> None:
         assert node.daemon.exec(id, "head", "-c", "1", str(late)).stdout == b"\0"
     finally:
         late.unlink()
+
+
+def test_a_device_has_its_place_in_a_user_namespace_too(node: Node) -> None:
+    """There the OCI runtime cannot make it, and would bind the host's device of the place's name."""
+    maps = [cri.IDMapping(host_id=1_000_000, length=65536)]
+    options = cri.NamespaceOption(
+        pid=cri.CONTAINER, userns_options=cri.UserNamespace(mode=cri.POD, uids=maps, gids=maps)
+    )
+    pod_context = cri.LinuxSandboxSecurityContext(namespace_options=options)
+    context = cri.LinuxContainerSecurityContext(namespace_options=options)
+    node.describe({"deviceNodes": [{"path": "/dev/zero-by-cdi", "hostPath": "/dev/zero"}]})
+    pod = node.daemon.pod(linux=cri.LinuxPodSandboxConfig(security_context=pod_context))
+    id = node.daemon.started(
+        pod,
+        devices=[cri.Device(host_path="/dev/full", container_path="/dev/kvm", permissions="rw")],
+        CDI_devices=[cri.CDIDevice(name=NAME)],
+        linux=cri.LinuxContainerConfig(security_context=context),
+    )
+    done = node.daemon.exec(id, "sh", "-c", "head -c 3 /dev/kvm /dev/zero-by-cdi | wc -c; echo x > /dev/kvm")
+    assert b"No space left" in done.stderr
+    assert int(done.stdout) >= 6

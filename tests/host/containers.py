@@ -61,9 +61,7 @@ async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
 class Lab:
     """One test's own runtime: state and cgroup parent have names that nobody else has."""
 
-    def __init__(
-        self, directory: Path, driver: str = cgroup_paths.CGROUPFS, runtime: str = "crun"
-    ) -> None:
+    def __init__(self, directory: Path, driver: str = cgroup_paths.CGROUPFS, runtime: str = "crun") -> None:
         self.paths = Paths(directory / "root", directory / "state")
         self.handler = Handler(runtime, runtime, "conmon", self.paths.state / "runtime" / runtime)
         self.driver = driver

@@ -5,7 +5,7 @@ import pytest
 
 from sampan.config import Paths
 from sampan.host.bundles import HostBundles
-from sampan.model.errors import Invalid
+from sampan.model.errors import Invalid, NotFound
 
 pytestmark = pytest.mark.root  # deleting a bundle unmounts what is beneath it
 
@@ -24,6 +24,16 @@ async def test_a_bundle_is_read_as_it_was_written_and_removed_twice(
     await bundles.remove("c1")
     await bundles.remove("c1")
     assert await bundles.read("c1") is None and not bundle.exists()
+
+
+async def test_a_bundle_is_rewritten_whole_or_not_at_all(bundles: HostBundles, tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="the bundle of container c1 is gone"):
+        await bundles.rewrite("c1", {"a": 1})
+    assert not (tmp_path / "state/containers/c1").exists()
+    bundle = await bundles.write("c1", {"a": 1})
+    await bundles.rewrite("c1", {"a": 2})
+    assert await bundles.read("c1") == {"a": 2}
+    assert sorted(path.name for path in bundle.iterdir()) == ["config.json", "rootfs"]
 
 
 async def test_a_log_is_made_in_folders_that_are_not_there_yet(bundles: HostBundles, tmp_path: Path) -> None:

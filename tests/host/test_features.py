@@ -6,13 +6,11 @@ from pathlib import Path
 import pytest
 
 from sampan.host import cgroups, features
-from sampan.host.features import CAPABILITIES, Tool
+from sampan.host.features import CAPABILITIES
 from sampan.model.errors import Invalid
 from sampan.wire.cgroup_paths import Layout
-from sampan.wire.oci_features import Features
 
 V2 = Layout(v1={}, v2="/nowhere", controllers=frozenset({"memory"}))
-ABLE = Features(version=(1, 28), seccomp=True, apparmor=True, selinux=True, recursive_read_only=True)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +52,7 @@ def bounding_set() -> int:
 @pytest.mark.root
 async def test_the_facts_of_this_machine() -> None:
     machine = await cgroups.detect("auto")
-    host = await features.gather(machine, [Tool("crun", "/usr/bin/crun", ABLE)])
+    host = await features.gather(machine)
     assert host.architecture == os.uname().machine
     assert (host.cgroup_v2, host.controllers) == (machine.layout.unified, machine.layout.controllers)
     assert host.systemd_cgroup == (machine.driver == "systemd")
@@ -70,19 +68,15 @@ async def test_an_unknown_driver_is_refused() -> None:
 
 
 def test_the_driver_decides_who_makes_groups() -> None:
-    assert features._host("systemd", V2, [ABLE], ()).systemd_cgroup
-    assert not features._host("cgroupfs", V2, [ABLE], ()).systemd_cgroup
-    assert features._host("cgroupfs", V2, [ABLE], ()).cgroup_v2
+    assert features._host("systemd", V2, ()).systemd_cgroup
+    assert not features._host("cgroupfs", V2, ()).systemd_cgroup
+    assert features._host("cgroupfs", V2, ()).cgroup_v2
 
 
-def test_what_one_runtime_lacks_is_not_offered() -> None:
-    able, poor = (
-        features._host("cgroupfs", V2, [ABLE], ()),
-        features._host("cgroupfs", V2, [ABLE, Features()], ()),
-    )
-    assert able.seccomp
-    assert able.recursive_read_only == (able.kernel >= (5, 12))
-    assert (poor.recursive_read_only, poor.seccomp, poor.apparmor, poor.selinux) == (False,) * 4
+def test_the_kernel_decides_what_a_runtime_may_be_asked_for() -> None:
+    host = features._host("cgroupfs", V2, ())
+    assert host.seccomp
+    assert host.recursive_read_only == (host.kernel >= (5, 12))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Who was killed for memory: on made-up groups and logs; real kills are in test_limits."""
+"""Who was killed for memory: on made-up groups and logs; real kills are in test_oci_limits."""
 
 import time
 from pathlib import Path
@@ -11,7 +11,6 @@ from sampan.model.oom import OomKill, OomScope
 from sampan.wire.cgroup_paths import Layout
 
 INIT = 100
-NOW = time.time_ns()
 
 
 class Case:
@@ -58,7 +57,7 @@ class Case:
             )
 
     def killed(self) -> OomKill | None:
-        return oom.killed(self.state, INIT, NOW, self.log)
+        return oom.killed(self.state, INIT, time.time_ns(), self.log)
 
 
 @pytest.fixture(params=[1, 2])

@@ -119,20 +119,6 @@ async def test_device_nodes_of_the_image_work(store: Store) -> None:
     await store.rootfs.remove(ID)
 
 
-async def test_after_a_reboot_what_was_written_is_mounted_again(store: Store) -> None:
-    layers = await store.chain(BASE)
-    root = await store.rootfs.prepare(ID, layers)
-    (root / "etc/mine").write_text("kept")
-    mounts.detach(root)
-    root.rmdir()
-    root.parent.rmdir()
-    again = await store.rootfs.remount(ID, layers)
-    assert (again / "etc/mine").read_text() == "kept"
-    await store.rootfs.remove(ID)
-    with pytest.raises(NotFound, match="gone"):
-        await store.rootfs.remount(ID, layers)
-
-
 async def test_preparing_again_mounts_once(store: Store) -> None:
     layers = await store.chain(BASE)
     for _ in range(3):

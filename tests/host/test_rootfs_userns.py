@@ -125,7 +125,7 @@ async def test_preparing_again_is_harmless_also_after_a_kill_in_the_middle(
     left = store.paths.bundle(ID) / rootfs.LAYERS
     left.mkdir()
     syscalls.mount(store.paths.root, left, "", syscalls.MS_BIND)
-    assert await store.rootfs.remount(ID, layers, users) == root
+    assert await store.rootfs.prepare(ID, layers, users) == root
     assert (root / "mine").exists()
     assert not left.exists()
     await store.rootfs.remove(ID)
@@ -177,7 +177,7 @@ async def test_the_slow_way_gives_every_file_to_the_namespace(
         capability = os.getxattr(root / "etc/passwd", "security.capability")
         assert (capability[3], int.from_bytes(capability[20:24], "little")) == (3, 100000)
         assert owner(plain / "etc/passwd") == (0, 0)
-        assert await slow.remount(ID, layers, users) == root
+        assert await slow.prepare(ID, layers, users) == root
         assert owner(root / "home/file") == (101000, 201001)
     finally:
         await slow.remove(ID)

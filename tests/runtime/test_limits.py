@@ -164,6 +164,18 @@ async def test_an_update_that_fails_half_way_is_taken_back() -> None:
     assert system.state.containers[id].limits.memory_limit_in_bytes == 8 * MIB
 
 
+async def test_an_update_that_cannot_be_recorded_is_taken_back() -> None:
+    system = wire()
+    id = await running(system, memory_limit_in_bytes=4 * MIB)
+    record, bundle = system.state.containers[id], system.world.bundles[id]
+    system.journal.failing.append(OSError(28, "No space left on device"))
+    with pytest.raises(OSError, match="No space left"):
+        await system.resources.update(id, limits(memory_limit_in_bytes=8 * MIB))
+    assert in_force(system.world, id)["memory"]["limit"] == 4 * MIB
+    assert system.state.containers[id] is record
+    assert system.world.bundles[id] == bundle
+
+
 async def test_an_update_without_effect_is_an_error() -> None:
     system = wire()
     id = await running(system, memory_limit_in_bytes=4 * MIB)

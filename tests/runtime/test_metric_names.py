@@ -47,4 +47,4 @@ def test_each_is_described(metric: Described) -> None:
     family = metric.name.split("_")[1]
     per_family = {"network": ("interface",), "fs": ("device",)}
     assert metric.labels == EXTRA_LABELS.get(metric.name, per_family.get(family, ()))
-    assert metric.counter is (metric.name in COUNTERS or metric.name.endswith("_total") and family != "fs")
+    assert metric.counter is (metric.name in COUNTERS or (metric.name.endswith("_total") and family != "fs"))

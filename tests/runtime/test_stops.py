@@ -1,6 +1,11 @@
 import asyncio
+import logging
+
+import pytest
 
 from sampan.model.container import ContainerState
+from sampan.model.errors import Unavailable
+from sampan.runtime import stops
 from tests.runtime.system import until, wire
 
 
@@ -73,3 +78,29 @@ async def test_a_shorter_stop_in_the_same_turn_wins() -> None:
     begin = asyncio.get_running_loop().time()
     await asyncio.gather(system.containers.stop(id, 3600), system.containers.stop(id, 0))
     assert asyncio.get_running_loop().time() - begin < 60
+
+
+async def test_what_not_even_sigkill_ends_is_named_and_killed_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    system = wire()
+    id = await system.started(await system.pod())
+    killed = system.machine.oci.signal
+    monkeypatch.setattr(stops, "PATIENCE", 0.1)
+    monkeypatch.setattr(stops, "FIRST_KILL_WAIT", 0.01)
+    monkeypatch.setattr(stops, "LAST_KILL_WAIT", 0.05)
+    monkeypatch.setattr(system.machine.oci, "signal", _in_vain)
+    system.world.groups.survivors = ("pid 7 (dd) is in state D in nfs_wait_bit_killable",)
+    with caplog.at_level(logging.WARNING), pytest.raises(Unavailable) as error:
+        await system.containers.stop(id, 0)
+    for told in (str(error.value), caplog.text):
+        assert (
+            "pid 7 (dd) is in state D in nfs_wait_bit_killable; state D is a wait that no signal ends" in told
+        )
+    monkeypatch.setattr(system.machine.oci, "signal", killed)
+    await until(lambda: system.state.containers[id].state is ContainerState.EXITED)  # nobody asked again
+    await system.containers.stop(id, 0)
+
+
+async def _in_vain(*_: object) -> bool:
+    return True

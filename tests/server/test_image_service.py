@@ -189,6 +189,34 @@ async def test_failures_have_the_codes_that_the_kubelet_reads(
     assert str(failure.details()).startswith(begins)
 
 
+async def test_what_a_request_says_beside_the_reference_changes_nothing(
+    client: Any, registry: FakeRegistry
+) -> None:
+    more = cri.ImageSpec(
+        annotations={"a": "b"}, user_specified_image="other:1", runtime_handler="crun", image_ref="other:2"
+    )
+
+    def said(text: str) -> cri.ImageSpec:
+        both = spec(text)
+        both.MergeFrom(more)
+        return both
+
+    config = cri.PodSandboxConfig(annotations={"a": "b"}, linux=cri.LinuxPodSandboxConfig(cgroup_parent="/x"))
+    pulled = await client.PullImage(cri.PullImageRequest(image=said("app:v1"), sandbox_config=config))
+    assert pulled.image_ref == await pull(client)
+    plain = await client.ImageStatus(cri.ImageStatusRequest(image=spec("app:v1")))
+    assert plain == await client.ImageStatus(cri.ImageStatusRequest(image=said("app:v1")))
+    assert plain.image.id and not plain.image.spec.annotations
+    for text in ("app:v1", "other:1", ""):
+        narrowed, same = [
+            await client.ListImages(cri.ListImagesRequest(filter=cri.ImageFilter(image=image)))
+            for image in (spec(text), said(text))
+        ]
+        assert narrowed == same
+    await client.RemoveImage(cri.RemoveImageRequest(image=said("app:v1")))
+    assert not (await client.ListImages(cri.ListImagesRequest())).images
+
+
 async def test_credentials_are_handed_on(client: Any, registry: FakeRegistry) -> None:
     await pull(client, auth=cri.AuthConfig(username="john", password="secret"))
     (given,) = registry.credentials
@@ -209,7 +237,10 @@ async def test_both_file_systems_are_told(client: Any) -> None:
     assert layers.timestamp > 0
 
 
-async def test_streaming_is_said_to_be_missing_by_name(client: Any) -> None:
-    error = await refusal(client.StreamImages(cri.StreamImagesRequest()).read())
-    assert error.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert "StreamImages" in str(error.details())
+async def test_the_stream_of_images_is_the_list(client: Any) -> None:
+    assert [part async for part in client.StreamImages(cri.StreamImagesRequest())] == []
+    await pull(client)
+    (part,) = [part async for part in client.StreamImages(cri.StreamImagesRequest())]
+    assert list(part.images) == list((await client.ListImages(cri.ListImagesRequest())).images)
+    named = cri.StreamImagesRequest(filter=cri.ImageFilter(image=spec("nothing")))
+    assert [part async for part in client.StreamImages(named)] == []

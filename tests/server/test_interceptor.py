@@ -5,7 +5,7 @@ import pytest
 
 from sampan.api import cri_pb2 as cri
 from sampan.model import errors
-from sampan.server.interceptor import CODES, code_of, message_of, subject
+from sampan.server.interceptor import CODES, code_of, cut, message_of, subject
 
 
 def test_every_error_has_a_code() -> None:
@@ -36,6 +36,14 @@ def test_a_typed_error_begins_with_the_word_the_kubelet_looks_for() -> None:
 
 def test_a_bug_tells_the_client_nothing_of_our_insides() -> None:
     assert "secret" not in message_of(KeyError("secret"), "Status")
+
+
+@pytest.mark.parametrize("letter", ["x", "é", "\n", "🛶", "\udcff"])
+def test_no_message_is_too_long_for_a_client(letter: str) -> None:
+    """gRPC's limit is 8 KiB, with every byte that is not plain ASCII sent as three."""
+    sent = cut(letter * 100_000)
+    assert sent.endswith("...") and len(sent.encode(errors="replace")) * 3 < 8 << 10
+    assert cut("short é") == "short é"
 
 
 def test_the_log_line_names_what_the_call_is_about() -> None:

@@ -205,3 +205,25 @@ def test_a_mount_replaces_one_at_its_place_and_none_hides_another() -> None:
     assert next(mount["source"] for mount in spec["mounts"] if mount["destination"] == "/x") == "/a"
     for below, above in (("/dev/pts", "/dev"), ("/sys/fs/cgroup", "/sys")):
         assert places.index(above) < places.index(below)
+
+
+def test_in_a_user_namespace_a_device_of_another_path_is_mounted() -> None:
+    """The OCI runtime would bind the host's device of the container's path there: another one."""
+    users = cri.UserNamespace(
+        mode=cri.POD, **{kind: [cri.IDMapping(host_id=65536, length=65536)] for kind in ("uids", "gids")}
+    )
+    pod = cri.PodSandboxConfig()
+    pod.linux.security_context.namespace_options.userns_options.CopyFrom(users)
+    asked = cri.ContainerConfig(
+        devices=[cri.Device(host_path="/dev/x", container_path="/dev/y", permissions="r")]
+    )
+    edits = {"deviceNodes": [{"path": "/dev/a", "hostPath": "/dev/x"}, {"path": "/dev/x"}]}
+    known = facts(edits, device_nodes=NODE, config=asked)
+    plain = container.build(known)
+    assert [device["path"] for device in plain["linux"]["devices"]] == ["/dev/y", "/dev/a", "/dev/x"]
+    assert not [device for device in plain["linux"]["devices"] if "hostPath" in device]
+    spec = container.build(replace(known, pod=replace(known.pod, config=pod, user_namespace="/n/user")))
+    assert [device["path"] for device in spec["linux"]["devices"]] == ["/dev/x"]
+    assert spec["linux"]["resources"]["devices"] == plain["linux"]["resources"]["devices"]
+    binds = [(mount["source"], mount["destination"]) for mount in spec["mounts"] if mount["type"] == "bind"]
+    assert {("/dev/x", "/dev/y"), ("/dev/x", "/dev/a")} <= set(binds)

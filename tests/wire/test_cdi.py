@@ -4,6 +4,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sampan.model.cdi import Device, Edits, Hook, Mount, NetDevice, Node, Rdt
 from sampan.model.errors import Invalid
@@ -175,6 +177,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("a relative hook", hook(path="h"), "'h' is not an absolute path"),
     ("a hook that climbs", hook(path="/usr/../h"), "without '..'"),
     ("a hook's variable", hook(env=["LD_PRELOAD"]), "env of hook /bin/h"),
+    ("a NUL in an argument", hook(args=["h", "a\0b"]), "argument of /bin/h holds a NUL"),
     ("a hook that has no time", hook(timeout=0), "timeout"),
     ("a class of cache outside resctrl", {"edits": {"intelRdt": {"closID": "../x"}}}, "closID"),
     ("the root's group twice over", {"edits": {"additionalGids": [2**31]}}, "additionalGids"),
@@ -199,3 +202,35 @@ def test_what_is_no_spec(data: bytes, suffix: str) -> None:
 def test_a_file_may_have_a_mebibyte(suffix: str) -> None:
     with pytest.raises(Invalid, match="larger than 1048576 bytes"):
         cdi.parse(b" " * (cdi.LIMIT + 1), f"/x{suffix}")
+
+
+fields = st.sampled_from(
+    [
+        "cdiVersion",
+        "kind",
+        "devices",
+        "name",
+        "containerEdits",
+        "env",
+        "deviceNodes",
+        "path",
+        "hooks",
+        "hookName",
+    ]
+)
+scalars = (
+    st.none() | st.integers() | st.sampled_from(["0.6.0", "v.com/c", "x", "/dev/x", "A=b", "poststop", ""])
+)
+values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(fields, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(values)
+def test_nothing_but_a_spec_or_an_error_comes_of_a_file(value: Any) -> None:
+    try:
+        assert cdi.parse(json.dumps(value).encode(), PATH).devices
+    except Invalid as error:
+        assert str(error).startswith(PATH)

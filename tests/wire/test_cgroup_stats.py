@@ -105,6 +105,17 @@ def test_kernel_memory_before_there_was_a_sum() -> None:
     assert cgroup_stats.details_v2({"memory.stat": stat}).kernel == 1234
 
 
+def test_the_most_huge_pages_seen_are_remembered_where_the_kernel_does_not() -> None:
+    def reading(usage: int, peak: int | None = None) -> Details:
+        return Details(huge_pages=(HugePages("2MB", usage, peak),))
+
+    first = cgroup_stats.with_peaks(reading(5), None)
+    second = cgroup_stats.with_peaks(reading(9), first)
+    third = cgroup_stats.with_peaks(reading(2), second)
+    assert [one.huge_pages[0].peak for one in (first, second, third)] == [5, 9, 9]
+    assert cgroup_stats.with_peaks(reading(2, 3), second) == reading(2, 3)
+
+
 @pytest.mark.parametrize(
     ("kilobytes", "name"), [(64, "64KB"), (2048, "2MB"), (32768, "32MB"), (524288, "512MB"), (1048576, "1GB")]
 )

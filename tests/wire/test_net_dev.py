@@ -6,13 +6,21 @@ from hypothesis import strategies as st
 from sampan.wire import net_dev
 from sampan.wire.net_dev import Interface
 
-HEAD = b"""\
-Inter-|   Receive                                                |  Transmit
- face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
-    lo: 23287674448 1041301    0    0    0     0          0         0 23287674448 1041301    0    0    0     0       0          0
-"""
-NET1 = b"  net1:       7       6    5    4    0     0          0         0        3       2    1    0    0     0       0          0\n"
-ETH0 = b"  eth0: 2396962623   68262    1    2    0     0          0         0  3957204   38813    3    4    0     0       0          0\n"
+HEAD = (
+    b"Inter-|   Receive                                                |  Transmit\n"
+    b" face |bytes    packets errs drop fifo frame compressed multicast"
+    b"|bytes    packets errs drop fifo colls carrier compressed\n"
+    b"    lo: 23287674448 1041301    0    0    0     0          0         0"
+    b" 23287674448 1041301    0    0    0     0       0          0\n"
+)
+NET1 = (
+    b"  net1:       7       6    5    4    0     0          0         0"
+    b"        3       2    1    0    0     0       0          0\n"
+)
+ETH0 = (
+    b"  eth0: 2396962623   68262    1    2    0     0          0         0"
+    b"  3957204   38813    3    4    0     0       0          0\n"
+)
 
 
 def test_counters_of_each_interface_but_the_loopback() -> None:

@@ -15,7 +15,10 @@ COMMANDS = CommandLine("/usr/sbin/runc", RUNC)
 @pytest.mark.parametrize(
     ("text", "state"),
     [
-        (b'{"ociVersion": "1.0.2", "id": "c", "pid": 7, "status": "created", "bundle": "/b"}', State("created", 7)),
+        (
+            b'{"ociVersion": "1.0.2", "id": "c", "pid": 7, "status": "created", "bundle": "/b"}',
+            State("created", 7),
+        ),
         (b'{"status": "stopped", "id": "c"}', State("stopped", 0)),
         (b"", None),
         (b'{"pid": 7}', None),
@@ -50,7 +53,9 @@ def test_the_log_tells_what_the_runtime_itself_could_not_do(log: bytes, words: s
         (COMMANDS.kill_all("c1"), ["kill", "--all", "c1", "KILL"]),
     ],
 )
-def test_every_command_says_whose_state_and_has_the_handlers_options(argv: list[str], command: list[str]) -> None:
+def test_every_command_says_whose_state_and_has_the_handlers_options(
+    argv: list[str], command: list[str]
+) -> None:
     assert argv == ["/usr/sbin/runc", "--root=/run/x", "--debug", "--platform=kvm", *command]
 
 

@@ -65,6 +65,8 @@ def resolve(user: str, asked: cri.LinuxContainerSecurityContext | None = None) -
         ("1000", 1000, 1001, (29, 50, 99), "/home/app"),
         ("app:staff", 1000, 50, (29, 99), "/home/app"),
         ("app:7", 1000, 7, (29, 50, 99), "/home/app"),
+        ("app:0", 1000, 0, (29, 50, 99), "/home/app"),
+        ("app:root", 1000, 0, (29, 50, 99), "/home/app"),
         ("app:", 1000, 1001, (29, 50, 99), "/home/app"),
         ("1000:staff", 1000, 50, (29, 99), "/home/app"),
         ("77", 77, 0, (), "/"),
@@ -85,6 +87,7 @@ def test_an_image_says_who_runs(user: str, uid: int, gid: int, groups: tuple[int
 def test_the_request_says_it_better() -> None:
     assert resolve("root", ids(1000)) == User(1000, 1001, (1001, 29, 50, 99), "/home/app")
     assert resolve("root", ids(1000, 5)) == User(1000, 5, (5, 29, 50, 99), "/home/app")
+    assert resolve("root", ids(1000, 0)) == User(1000, 0, (0, 29, 50, 99), "/home/app")
     assert resolve("root", ids(0)) == User(0, 0, (0,), "/root")
     assert resolve("root", context(run_as_username="app")).uid == 1000
     assert resolve("root", context(run_as_username="1000")).uid == 1000

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sampan.wire.proc import Stat, family, pids, stat
+from sampan.wire.proc import Stat, family, pids, soft_limit, stat
 
 
 @pytest.mark.parametrize(
@@ -55,3 +55,18 @@ def test_the_dead_are_no_family() -> None:
 def test_pids_are_read_from_a_list() -> None:
     assert pids(b"12\n345\n") == [12, 345]
     assert pids(b"") == []
+
+
+LIMITS = b"""\
+Limit                     Soft Limit           Hard Limit           Units
+Max cpu time              unlimited            unlimited            seconds
+Max open files            1024                 524288               files
+Max realtime timeout      unlimited            unlimited            us
+"""
+
+
+def test_a_soft_limit_is_the_first_number_of_its_line() -> None:
+    assert soft_limit(LIMITS, b"Max open files") == 1024
+    assert soft_limit(LIMITS, b"Max cpu time") is None
+    assert soft_limit(LIMITS, b"Max open") is None
+    assert soft_limit(b"Max open files  ", b"Max open files") is None

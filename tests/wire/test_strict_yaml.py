@@ -1,6 +1,8 @@
 """YAML, as far as it says what JSON can."""
 
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -50,6 +52,7 @@ def test_values(text: str, value: Any) -> None:
         ("a: [", "while parsing"),
         ("a: " + "9" * 5000, "4300 digits"),
         ("\x00", "not usable"),
+        ('a: "\\ud800"', "not usable"),
         ("a: \xff", "not usable"),
     ],
 )
@@ -82,3 +85,9 @@ def test_no_bytes_do_anything_else_than_fail(data: bytes) -> None:
         strict_yaml.loads(data, "x")
     except Invalid as error:
         assert str(error).startswith("x is")
+
+
+def test_a_daemon_that_reads_no_yaml_does_not_load_the_library() -> None:
+    """1.3 MiB, for nothing on most nodes."""
+    code = "import sys, sampan.daemon; sys.exit('yaml' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

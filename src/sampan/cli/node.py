@@ -1,7 +1,7 @@
 """What `sampan info` shows: conditions, handlers, places and disk use."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
@@ -25,13 +25,20 @@ def text(client: Client, as_json: bool) -> str:
         }
         found["status"].pop("info", None)
         return json.dumps(found, indent=2, ensure_ascii=False) + "\n"
-    return tables.facts([*_versions(version), *_conditions(status), *_places(status), *_disk(disk)])
+    return tables.facts(
+        [*_versions(version), *_conditions(status), *_handlers(status), *_places(status), *_disk(disk)]
+    )
 
 
 def config_of(status: cri.StatusResponse) -> dict[str, Any]:
     """The daemon's configuration, as its verbose status has it; empty if it has none."""
+    return _entry(status, "config")
+
+
+def _entry(status: cri.StatusResponse, name: str) -> dict[str, Any]:
+    """A JSON object of the verbose status; empty if it has none of this name."""
     try:
-        found = json.loads(status.info["config"])
+        found = json.loads(status.info[name])
     except (KeyError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -45,8 +52,28 @@ def _versions(version: cri.VersionResponse) -> Iterator[tuple[str, str]]:
 def _conditions(status: cri.StatusResponse) -> Iterator[tuple[str, str]]:
     for each in status.status.conditions:
         why = ": ".join(part for part in (each.reason, each.message) if part)
-        yield each.type, "yes" if each.status else f"no{', ' if why else ''}{why}"
-    yield "handlers", ", ".join(sorted(each.name or "(default)" for each in status.runtime_handlers)) or "-"
+        yield each.type, ("yes" if each.status else "no") + (f", {why}" if why else "")
+
+
+def _handlers(status: cri.StatusResponse) -> Iterator[tuple[str, str]]:
+    """A line for each handler: its runtime and what its pods may ask for, or why there can be none."""
+    details = _entry(status, "handlers")
+    for each in status.runtime_handlers:
+        if each.name:
+            yield f"handler {each.name}", "; ".join(_about_handler(each, details.get(each.name) or {}))
+
+
+def _about_handler(handler: cri.RuntimeHandler, details: Mapping[str, Any]) -> Iterator[str]:
+    if details.get("problem"):
+        yield f"cannot be used: {details['problem']}"
+        return
+    if details.get("path"):
+        yield " ".join(filter(None, (details.get("runtime"), details.get("version"), "at", details["path"])))
+    can = {
+        "recursive read-only mounts": handler.features.recursive_read_only_mounts,
+        "user namespaces": handler.features.user_namespaces,
+    }
+    yield from (name if able else f"no {name}" for name, able in can.items())
 
 
 def _places(status: cri.StatusResponse) -> Iterator[tuple[str, str]]:

@@ -158,5 +158,7 @@ def _read_profile(path: str) -> bytes:
         if not stat.S_ISREG(facts.st_mode) or facts.st_size > PROFILE_LIMIT:
             raise Invalid(f"seccomp profile {path} is not a regular file of at most {PROFILE_LIMIT} bytes")
         return os.read(file, PROFILE_LIMIT + 1)
+    except OSError as error:  # of /proc and the like
+        raise Invalid(f"cannot read the seccomp profile {path}: {error.strerror}") from error
     finally:
         os.close(file)

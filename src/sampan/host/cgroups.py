@@ -18,6 +18,7 @@ from pathlib import Path
 
 from sampan.host.cgroup_readings import Readings, read
 from sampan.host.threads import in_thread
+from sampan.model.errors import Invalid
 from sampan.runtime.ports import CgroupDetails, CgroupUsage
 from sampan.tasks import step_now
 from sampan.wire import cgroup_paths, cgroupfs, mountinfo
@@ -104,14 +105,17 @@ class HostCgroups:
     async def usage_many(self, groups: Sequence[tuple[str, str]]) -> list[CgroupUsage | None]:
         """One reading of each group, given as (parent, container id or ""); None for one that is gone."""
         places = [self._place(parent, id) for parent, id in groups]
-        return await in_thread(lambda: [self._readings.usage(place) for place in places])
+        usage = self._readings.usage
+        return await in_thread(lambda: [None if place is None else usage(place) for place in places])
 
     async def details_many(self, groups: Sequence[tuple[str, str, int]]) -> list[CgroupDetails | None]:
         """The rest of what each group says, given as (parent, container id or "", pid of its first process or 0)."""
         places = [(self._place(parent, id), init) for parent, id, init in groups]
-        return await in_thread(
-            lambda: [self._readings.details(place, self._limits(place), init) for place, init in places]
-        )
+
+        def details(place: str | None, init: int) -> CgroupDetails | None:
+            return None if place is None else self._readings.details(place, self._limits(place), init)
+
+        return await in_thread(lambda: [details(place, init) for place, init in places])
 
     async def usage(self, parent: str, id: str) -> CgroupUsage | None:
         """One reading of one container's group; None if it is gone."""
@@ -119,7 +123,7 @@ class HostCgroups:
 
     async def parent_usage(self, parent: str) -> CgroupUsage | None:
         """One reading of a parent group, everything in it included; None if there is no such group."""
-        return (await self.usage_many([(parent, "")]))[0]
+        return await in_thread(self._readings.usage, cgroup_paths.parent_directory(self.driver, parent))
 
     async def read_back(self, parent: str, id: str, files: Sequence[str] = ()) -> cgroupfs.Limits:
         """The limits as the kernel has them, for comparison with those asked for (a limit may be lost
@@ -167,11 +171,15 @@ class HostCgroups:
 
     # --- readings, in a thread ----------------------------------------------------------------------------
 
-    def _place(self, parent: str, id: str) -> str:
-        """Where the group of a container is; without an id, the parent itself."""
-        if not id:
-            return cgroup_paths.parent_directory(self.driver, parent)
-        return cgroup_paths.directory(self.driver, parent, id)
+    def _place(self, parent: str, id: str) -> str | None:
+        """Where the group of a container is; without an id, the parent itself. None for a parent that this driver
+        cannot have: the pod is from the days of another one."""
+        try:
+            if not id:
+                return cgroup_paths.parent_directory(self.driver, parent)
+            return cgroup_paths.directory(self.driver, parent, id)
+        except Invalid:
+            return None
 
     def _read_back(self, place: str, names: Sequence[str]) -> cgroupfs.Limits:
         files: dict[str, str] = {}

@@ -149,14 +149,17 @@ class OciConmon:
     async def update(self, handler: Handler, id: str, resources: Mapping[str, Any]) -> None:
         """New limits. Raises ToolFailed, Unavailable after TOOL_SECONDS; some of them may be in force then."""
         await step("oci.update", id)
-        given = dict(resources)
-        cpu = given.get("cpu", {})
-        if (
-            cpu.get("quota", 0) < 0 and "cpu" in machine_layout().v1
-        ):  # crun 1.8 writes 2^64-1, which v1 refuses
-            given["cpu"] = {name: value for name, value in cpu.items() if name != "quota"}
+        argv = _commands(handler).update(id)
+        cpu = resources.get("cpu", {})
+        try:
+            await _tool(id, "update", argv, stdin=msgspec.json.encode(resources))
+        except ToolFailed:
+            if cpu.get("quota", 0) >= 0 or "cpu" not in machine_layout().v1:
+                raise
+            # crun 1.8 writes 2^64-1 for no quota, which v1 refuses
+            rest = {**resources, "cpu": {name: value for name, value in cpu.items() if name != "quota"}}
+            await _tool(id, "update", argv, stdin=msgspec.json.encode(rest))
             await in_thread(_lift_cpu_quota, self._state(handler, id))
-        await _tool(id, "update", _commands(handler).update(id), stdin=msgspec.json.encode(given))
 
     async def adjust_oom_score(self, handler: Handler, id: str, before: int, after: int) -> None:
         """Set the oom_score_adj of the processes that have the value `before`."""
@@ -258,7 +261,7 @@ async def _tool(
 
 
 def _lift_cpu_quota(state: RuntimeState) -> None:
-    with suppress(FileNotFoundError):  # the runtime says what is wrong then
+    with suppress(FileNotFoundError):  # it has ended; the caller will see
         state.cgroup().lift_cpu_quota()
 
 

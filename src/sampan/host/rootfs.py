@@ -8,7 +8,7 @@ is written into a root that a container could have touched.
 import logging
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from errno import ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, EXDEV
 from pathlib import Path
@@ -23,7 +23,7 @@ from sampan.host.threads import in_own_thread, in_slow_thread, in_thread
 from sampan.host.trash import Trash, opened
 from sampan.host.unpack_cursor import resolve
 from sampan.host.unpack_layout import OVERLAY_OPTIONS
-from sampan.model.errors import Invalid, NotFound, WrongState
+from sampan.model.errors import Invalid, WrongState
 from sampan.runtime.image_ports import Filesystem, IdMapped, Usage
 from sampan.tasks import KeyedLock, finish, step_now
 from sampan.wire import mountinfo
@@ -35,9 +35,6 @@ LAYERS = "layers"  # where a bundle has the layers with ids mapped, while the ov
 _KERNEL_DIRECTORIES = ("dev", "proc", "sys")
 
 log = logging.getLogger("sampan.rootfs")
-
-
-_Ready = Callable[[str, str, IdMapped | None], None]
 
 
 class OverlayRootfs:
@@ -68,17 +65,10 @@ class OverlayRootfs:
         Invalid if its /dev, /proc or /sys is there but no real directory: crun has followed such links out of
         the root (CVE-2026-47766).
         """
-        return await self._mounted(id, layers, self._make, users)
-
-    async def remount(self, id: str, layers: Sequence[str], users: IdMapped | None = None) -> Path:
-        """After a reboot: mount again what `prepare` made. NotFound if the writable layer is gone."""
-        return await self._mounted(id, layers, self._find, users)
-
-    async def _mounted(self, id: str, layers: Sequence[str], ready: _Ready, users: IdMapped | None) -> Path:
         lowers = self._layers.lowers(layers)
 
         def work() -> None:
-            ready(id, lowers[0], users)
+            self._make(id, lowers[0], users)
             self._mount(id, lowers, users)
 
         async with self._locks(id):
@@ -111,14 +101,11 @@ class OverlayRootfs:
         upper.chmod(stat.S_IMODE(like.st_mode))
         os.utime(upper, ns=(like.st_mtime_ns, like.st_mtime_ns))
 
-    def _find(self, id: str, top: str, users: IdMapped | None) -> None:
-        if not (self._paths.writable(id) / UPPER).is_dir():
-            raise NotFound(f"the writable layer of container {id} is gone; remove the container")
-
     def _mount(self, id: str, lowers: Sequence[str], users: IdMapped | None) -> None:
         """In a thread of its own: its working directory makes the many lower directories' names short."""
         rootfs = self._paths.rootfs(id)
-        rootfs.mkdir(mode=0o700, parents=True, exist_ok=True)
+        rootfs.parent.mkdir(mode=0o700, exist_ok=True)  # `parents=True` would leave it open to others
+        rootfs.mkdir(mode=0o700, exist_ok=True)
         mounts.detach(rootfs)
         unshare(CLONE_FS)
         try:

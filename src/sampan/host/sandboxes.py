@@ -2,7 +2,7 @@
 
 All of a pod lies on one small tmpfs at `Paths.pod(id)`: a container that writes to its /etc/hostname without
 end fills that, not the host (CVE-2020-8557), and one unmount takes everything down. There is no pause
-container. Measured: create 1 ms, of which the kernel needs 0.4 for the net namespace (4 ms with a user
+container. Measured: create 1 ms, of which the kernel needs 0.4 for the net namespace (6 ms with a user
 namespace); remove 0.3 ms.
 """
 

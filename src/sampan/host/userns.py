@@ -4,7 +4,7 @@ A process with threads cannot enter a new user namespace, so children do (`unsha
 makes the user namespace, and once the daemon has written its maps, another makes the rest in it, as its root. What
 the kernel makes along with a namespace belongs to whoever made it: in one go, before there are maps, /proc/net and
 the root of the message queues would be nobody's. Each child says that it is done, and waits for its stdin to end: it
-ends with the daemon, whatever happens. Measured: 6 ms.
+ends with the daemon, whatever happens. Measured: 5 ms.
 
 Descriptors of the namespaces are opened while the child is known to live: nothing here can meet a process that got
 the number of a dead one.
@@ -22,7 +22,7 @@ from sampan.tasks import bounded
 
 MAKE_SECONDS = 10.0
 _SAY = 3  # the child's descriptor to say it with
-_WAIT = ("sh", "-c", f"echo made >&{_SAY}; read -r end")
+WAIT = ("sh", "-c", f"echo made >&{_SAY}; read -r end")
 _MAPS = ("uid_map", "gid_map")
 
 
@@ -54,7 +54,7 @@ async def _waiting(
     """A child that `argv` made, with `given` as descriptors; the files of it in /proc that are named, opened."""
     said, say = os.pipe()
     try:
-        async with spawn([*argv, "--", *_WAIT], stdin=True, fds=(say, *given)) as child:
+        async with spawn([*argv, "--", *WAIT], stdin=True, fds=(say, *given)) as child:
             os.close(say)
             say = -1
             async with bounded(MAKE_SECONDS, "making a user namespace"):

@@ -48,6 +48,11 @@ class HostVolumes:
             return await finish(in_own_thread(lambda: self._show(id, image, lowers, users)))
         except ImageVolumeMountFailed:
             raise
+        except idmap.NotMappable as error:
+            raise ImageVolumeMountFailed(
+                f"mounts[{image.number}]: the file system of {self._layers.root} cannot show files with their ids "
+                "mapped, which an image in a pod with a user namespace needs; have it on ext4, xfs or btrfs"
+            ) from error
         except (SampanError, OSError) as error:
             raise ImageVolumeMountFailed(
                 f"mounts[{image.number}]: the image cannot be mounted: {error}"

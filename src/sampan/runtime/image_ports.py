@@ -197,6 +197,3 @@ class Rootfs(Protocol):
 
     async def read(self, root: Path, path: str, limit: int) -> bytes | None:
         """A regular file of the image, resolved inside `root`; None if absent. Invalid if it is special or larger."""
-
-    async def remount(self, id: str, layers: Sequence[str], users: IdMapped | None = None) -> Path:
-        """After a reboot: mount again what `prepare` made."""

@@ -134,13 +134,33 @@ class Resources:
                 raise WrongState(f"container {id} is still being created; its limits cannot be updated yet")
             transitions.require(container, "update the limits of", *LIVE)
             wanted = resources.merged(container.limits, change)
-            score = process.oom_score_adj(wanted, self._machine.host)
+            process.oom_score_adj(wanted, self._machine.host)  # Invalid before anything happens
             asked = resources.update(wanted, self._machine.host)
             await self._room(container, wanted)
-            got = await self._apply(container, asked) if asked else Limits()
-            score = await self._adjust_score(container, score)
-            shown = self._checks.shown(wanted, got, score)
-            await self._record(container, asked, shown, score)
+            before = await self._checks.read(id, self._parent(container), asked)
+            bundle = await self._machine.bundles.read(id)
+            try:
+                await self._change(container, wanted, asked, bundle)
+            except Exception:  # of any kind: a full disk keeps the record from saying what the kernel has
+                await self._restore(container, asked, before, bundle)
+                self._still_there(id)
+                raise
+
+    async def _change(
+        self,
+        container: Container,
+        wanted: cri.LinuxContainerResources,
+        asked: Mapping[str, Any],
+        bundle: Mapping[str, Any] | None,
+    ) -> None:
+        """Into the kernel, the bundle, which execs and a verbose status are made from, and the record."""
+        got = await self._apply(container, asked) if asked else Limits()
+        score = await self._adjust_score(container, process.oom_score_adj(wanted, self._machine.host))
+        if bundle is not None:
+            await self._machine.bundles.rewrite(container.id, _with_limits(bundle, asked, score))
+        await step("container.updated", container.id)
+        shown = self._checks.shown(wanted, got, score)
+        await self._state.update_container(container.id, lambda now_: transitions.limited(now_, shown))
 
     async def _room(self, container: Container, wanted: cri.LinuxContainerResources) -> None:
         """Refuse a memory limit below what is in use: on v2 the kernel would take it, and kill. (What is allocated
@@ -156,33 +176,32 @@ class Resources:
                 f"{size(limit)} ({limit} bytes) it was to get; let it free some, or restart it with that limit"
             )
 
-    async def _apply(self, container: Container, asked: dict[str, Any]) -> Limits:
-        """The new limits into the kernel, looked at there; the old ones back if that fails."""
-        parent = self._parent(container)
-        before = await self._checks.read(container.id, parent, asked)
+    async def _apply(self, container: Container, asked: Mapping[str, Any]) -> Limits:
+        """The new limits into the kernel, and what it made of them."""
         await step("container.update", container.id)
-        try:
-            await self._machine.oci.update(self._config.handlers[container.handler], container.id, asked)
-            got = await self._checks.read(container.id, parent, asked)
-            found = readback.differences(asked, got, v2=self._machine.host.cgroup_v2)
-            if lost := [str(one) for one in found if one.lost]:
-                raise Unavailable(
-                    f"container {container.id}: the update did not take effect: {'; '.join(lost)}"
-                )
-        except SampanError:
-            await self._restore(container, asked, before)
-            self._still_there(container.id)
-            raise
+        await self._machine.oci.update(self._config.handlers[container.handler], container.id, asked)
+        got = await self._checks.read(container.id, self._parent(container), asked)
+        found = readback.differences(asked, got, v2=self._machine.host.cgroup_v2)
+        if lost := [str(one) for one in found if one.lost]:
+            raise Unavailable(f"container {container.id}: the update did not take effect: {'; '.join(lost)}")
         self._checks.report(container.id, found)
         return got
 
-    async def _restore(self, container: Container, asked: dict[str, Any], before: Limits) -> None:
+    async def _restore(
+        self,
+        container: Container,
+        asked: Mapping[str, Any],
+        before: Limits,
+        bundle: Mapping[str, Any] | None,
+    ) -> None:
         """As it was, as far as it goes: the caller has an error of its own to tell."""
         old = readback.restoring(asked, before, v2=self._machine.host.cgroup_v2)
         try:
             if old:
                 await self._machine.oci.update(self._config.handlers[container.handler], container.id, old)
-        except SampanError as error:
+            if bundle is not None:
+                await self._machine.bundles.rewrite(container.id, bundle)
+        except (SampanError, OSError) as error:
             log.warning("container %s: its former limits could not be restored: %s", container.id, error)
 
     def _still_there(self, id: str) -> None:
@@ -205,21 +224,15 @@ class Resources:
             return before
         return score
 
-    async def _record(
-        self, container: Container, asked: dict[str, Any], shown: cri.LinuxContainerResources, score: int
-    ) -> None:
-        """Into the bundle, which execs and a verbose status are made from, and the record."""
-        spec = await self._machine.bundles.read(container.id)
-        if spec is not None:
-            limits = {**spec["linux"].get("resources", {}), **asked}
-            spec = {
-                **spec,
-                "linux": {**spec["linux"], "resources": limits},
-                "process": {**spec["process"], "oomScoreAdj": score},
-            }
-            await self._machine.bundles.rewrite(container.id, spec)
-        await step("container.updated", container.id)
-        await self._state.update_container(container.id, lambda now_: transitions.limited(now_, shown))
-
     def _parent(self, container: Container) -> str:
         return self._state.pods[container.pod_id].cgroup_parent
+
+
+def _with_limits(bundle: Mapping[str, Any], asked: Mapping[str, Any], score: int) -> dict[str, Any]:
+    """The config.json with these limits; what else is limited there (devices, block I/O) stays."""
+    limits = {**bundle["linux"].get("resources", {}), **asked}
+    return {
+        **bundle,
+        "linux": {**bundle["linux"], "resources": limits},
+        "process": {**bundle["process"], "oomScoreAdj": score},
+    }

@@ -215,7 +215,7 @@ class Cgroups(Protocol):
 
     async def details_many(self, groups: Sequence[tuple[str, str, int]]) -> "list[CgroupDetails | None]":
         """What else there is to know of each group, given as (cgroup parent, container id or "", pid of its first
-        process). Takes some 0.5 ms a group. With pid 0 the descriptors are not counted."""
+        process). Takes some 0.4 ms a group. With pid 0 the descriptors are not counted."""
 
     async def read_back(self, parent: str, id: str, files: Sequence[str] = ()) -> Limits:
         """The limits of a container as the kernel has them, and the contents of `files` of its group by name; None, or

@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sampan.model.container import Container, ContainerState
 from sampan.model.pod import Pod, PodState
@@ -17,6 +17,7 @@ from sampan.runtime.machine import Machine
 from sampan.runtime.pod_usage import PodSample, Sample, has_group, rate
 from sampan.runtime.ports import CgroupDetails, CgroupUsage
 from sampan.runtime.state import Gone, Record, State, now
+from sampan.wire.cgroup_stats import with_peaks
 
 log = logging.getLogger("sampan.stats")
 PERIOD = 10.0  # seconds between sweeps that nobody asks for, the kubelet's own housekeeping interval
@@ -97,6 +98,7 @@ class Stats:
 
     async def _sweep(self, containers: Collection[Container], pods: Collection[Pod]) -> None:
         """Read these anew: all groups in one thread hop, all networks in another."""
+        containers = self._placed(containers)
         grouped = [pod for pod in pods if has_group(pod)]
         groups = [(self._state.pods[one.pod_id].cgroup_parent, one.id) for one in containers]
         groups += [(pod.cgroup_parent, "") for pod in grouped]
@@ -129,6 +131,7 @@ class Stats:
     async def _detail(self, containers: Collection[Container], pods: Collection[Pod]) -> None:
         """Read the details of these anew, and how large the file system is."""
         self._filesystem = await self._machine.rootfs.filesystem()
+        containers = self._placed(containers)
         grouped = [pod for pod in pods if has_group(pod)]
         groups = [
             (self._state.pods[one.pod_id].cgroup_parent, one.id, one.init.pid if one.init else 0)
@@ -139,7 +142,9 @@ class Stats:
         ids = [*(one.id for one in containers), *(pod.id for pod in grouped)]
         for id, details in zip(ids, read, strict=True):
             if details is not None and (self._runs(id) or self._is_ready(id)):
-                self._details[id] = details
+                before = self._details.get(id)
+                stats = with_peaks(details.stats, before.stats if before else None)
+                self._details[id] = replace(details, stats=stats)
 
     async def _walk(self, containers: Iterable[Container]) -> None:
         for container in containers:
@@ -205,6 +210,10 @@ class Stats:
 
     def _ready(self) -> list[Pod]:
         return [pod for pod in self._state.pods.values() if pod.state is PodState.READY]
+
+    def _placed(self, containers: Iterable[Container]) -> list[Container]:
+        """Those whose pod was not removed while somebody waited."""
+        return [one for one in containers if one.pod_id in self._state.pods]
 
     def _runs(self, id: str) -> bool:
         container = self._state.containers.get(id)

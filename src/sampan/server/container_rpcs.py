@@ -49,6 +49,7 @@ class ContainerRpcs(Rpcs):
                 spec=await self._cases.machine.bundles.read(container.id),
                 removing=self._cases.containers.removing(container.id),
                 systemd_cgroup=self._cases.machine.host.systemd_cgroup,
+                differences=await self._cases.resources.differences(container),
             )
             response.info.update(info.container(view))
         return response

@@ -250,6 +250,7 @@ class ContainerView:
     spec: Mapping[str, Any] | None  # its config.json
     removing: bool
     systemd_cgroup: bool
+    differences: Sequence[str] = ()  # limits that are not in force as they were asked for
 
 
 def container(view: ContainerView) -> dict[str, str]:
@@ -268,6 +269,7 @@ def container(view: ContainerView) -> dict[str, str]:
         "privileged": it.config.linux.security_context.privileged,
         "config": plain(it.config),
         "runtimeSpec": view.spec,
+        "limitDifferences": list(view.differences),
     }
     return {"info": json.dumps(info)}
 

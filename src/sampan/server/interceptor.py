@@ -31,6 +31,7 @@ CODES: dict[type[BaseException], grpc.StatusCode] = {
 }
 EXHAUSTED_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 ID_FIELDS = ("container_id", "pod_sandbox_id")
+MESSAGE_LIMIT = 2400  # bytes of an error's words that a client is sent
 
 
 def code_of(error: BaseException) -> grpc.StatusCode:
@@ -126,8 +127,15 @@ async def _refuse(method: str, request: Any, context: Any, error: Exception, beg
     code = code_of(error)
     if code is Code.INTERNAL:
         log.exception("%s failed", method, exc_info=error)
-    _log(method, request, code.name, begin, str(error))
-    await context.abort(code, message_of(error, method))
+    _log(method, request, code.name, begin, cut(str(error)))
+    await context.abort(code, cut(message_of(error, method)))
+
+
+def cut(words: str) -> str:
+    """The beginning of a message: gRPC drops an answer whose status takes more than 8 KiB, and of a byte it may make
+    three."""
+    start = words.encode(errors="replace")[:MESSAGE_LIMIT].decode(errors="ignore")
+    return words if len(start) == len(words) else f"{start}..."
 
 
 def _log(method: str, request: Any, code: str, begin: float, why: str = "") -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from sampan.api import cri_pb2 as cri
 from sampan.model.container import Container
+from sampan.model.errors import Invalid
 from sampan.model.image import Image
 from sampan.model.pod import Pod
 from sampan.runtime import metrics
@@ -39,24 +40,30 @@ def descriptors() -> list[cri.MetricDescriptor]:
 
 
 def pod_metrics(
-    pod: Pod, sample: PodSample, details: CgroupDetails | None, driver: str
-) -> cri.PodSandboxMetrics:
-    """What the pod itself has: its network, and its control group if that is its own. Containers are added to it."""
-    place = "/" + cgroup_paths.parent_directory(driver, pod.cgroup_parent)
-    base = [place, "", "", pod.config.metadata.name, pod.config.metadata.namespace, ""]
-    found = _metrics(metrics.of_network(sample.interfaces), base, sample.at)
+    found: cri.PodSandboxMetrics, pod: Pod, sample: PodSample, details: CgroupDetails | None, driver: str
+) -> None:
+    """Fill in what the pod itself has: its network, and its control group if that is its own."""
+    base = [
+        _place(driver, pod.cgroup_parent),
+        "",
+        "",
+        pod.config.metadata.name,
+        pod.config.metadata.namespace,
+        "",
+    ]
+    found.pod_sandbox_id = pod.id
+    _fill(found, metrics.of_network(sample.interfaces), base, sample.at)
     if sample.group is not None:
-        found += _metrics(metrics.of_group(sample.group, details), base, sample.group.usage.at)
-    return cri.PodSandboxMetrics(pod_sandbox_id=pod.id, metrics=found)
+        _fill(found, metrics.of_group(sample.group, details), base, sample.group.usage.at)
 
 
 def container_metrics(
-    pod: Pod, measured: Measured, filesystem: Filesystem | None, driver: str
-) -> cri.ContainerMetrics:
-    """What one of its containers has."""
+    found: cri.ContainerMetrics, pod: Pod, measured: Measured, filesystem: Filesystem | None, driver: str
+) -> None:
+    """Fill in what one of the pod's containers has."""
     container, sample, details, layer = measured.container, measured.sample, measured.details, measured.layer
     base = [
-        "/" + cgroup_paths.directory(driver, pod.cgroup_parent, container.id),
+        _place(driver, pod.cgroup_parent, container.id),
         container.id,
         _image_name(container, measured.image),
         pod.config.metadata.name,
@@ -65,24 +72,30 @@ def container_metrics(
     ]
     disk = Disk(layer.usage if layer else None, filesystem) if filesystem else None
     asked = container.config.linux.resources.cpu_shares
-    values = [
-        *metrics.of_group(sample, details, asked),
-        *metrics.of_container(container.started_at, details, disk),
-    ]
-    return cri.ContainerMetrics(container_id=container.id, metrics=_metrics(values, base, sample.usage.at))
+    found.container_id = container.id
+    _fill(found, metrics.of_group(sample, details, asked), base, sample.usage.at)
+    _fill(found, metrics.of_container(container.started_at, details, disk), base, sample.usage.at)
 
 
-def _metrics(values: Iterable[Value], base: list[str], at: int) -> list[cri.Metric]:
-    return [
-        cri.Metric(
-            name=name,
-            timestamp=at,
-            metric_type=KINDS[name],
-            label_values=[*base, *labels],
-            value=cri.UInt64Value(value=value),
-        )
-        for name, labels, value in values
-    ]
+def _fill(
+    found: cri.PodSandboxMetrics | cri.ContainerMetrics, values: Iterable[Value], base: list[str], at: int
+) -> None:
+    """In place: a message that is put into another is copied, with all that is in it."""
+    add = found.metrics.add
+    for name, labels, value in values:
+        message = add(name=name, timestamp=at, metric_type=KINDS[name], label_values=[*base, *labels])
+        message.value.SetInParent()  # zero is a value
+        message.value.value = value
+
+
+def _place(driver: str, parent: str, id: str = "") -> str:
+    """The path of a control group; of a parent from the days of another driver, its name."""
+    try:
+        if not id:
+            return "/" + cgroup_paths.parent_directory(driver, parent)
+        return "/" + cgroup_paths.directory(driver, parent, id)
+    except Invalid:
+        return parent
 
 
 def _image_name(container: Container, image: Image | None) -> str:

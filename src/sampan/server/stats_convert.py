@@ -38,11 +38,11 @@ def container_stats(
 ) -> cri.ContainerStats:
     """CPU, memory, swap and pressure from the sample, the writable layer from the last walk."""
     config = container.config
-    stats = cri.ContainerStats(
-        attributes=cri.ContainerAttributes(
-            id=container.id, metadata=config.metadata, labels=config.labels, annotations=config.annotations
-        )
-    )
+    stats = cri.ContainerStats()
+    stats.attributes.id = container.id
+    stats.attributes.metadata.CopyFrom(config.metadata)
+    stats.attributes.labels.MergeFrom(config.labels)
+    stats.attributes.annotations.MergeFrom(config.annotations)
     if sample is None:
         return stats
     usage = sample.usage
@@ -87,7 +87,7 @@ def _processor(message: cri.CpuUsage, sample: Sample) -> None:
     message.timestamp = sample.usage.at
     _set(message, (("usage_core_nano_seconds", sample.usage.cpu_ns), ("usage_nano_cores", sample.nano_cores)))
     if sample.usage.cpu_pressure is not None:
-        message.psi.CopyFrom(_pressure(sample.usage.cpu_pressure))
+        _pressure(message.psi, sample.usage.cpu_pressure)
 
 
 def _memory(message: cri.MemoryUsage, sample: Sample) -> None:
@@ -103,13 +103,13 @@ def _memory(message: cri.MemoryUsage, sample: Sample) -> None:
     )
     _set(message, figures)
     if usage.memory_pressure is not None:
-        message.psi.CopyFrom(_pressure(usage.memory_pressure))
+        _pressure(message.psi, usage.memory_pressure)
 
 
 def _io(message: cri.IoUsage, sample: Sample) -> None:
     if sample.usage.io_pressure is not None:
         message.timestamp = sample.usage.at
-        message.psi.CopyFrom(_pressure(sample.usage.io_pressure))
+        _pressure(message.psi, sample.usage.io_pressure)
 
 
 def _set(message: object, figures: Iterable[tuple[str, int | None]]) -> None:
@@ -118,12 +118,15 @@ def _set(message: object, figures: Iterable[tuple[str, int | None]]) -> None:
             getattr(message, field).value = value
 
 
-def _pressure(pressure: Pressure) -> cri.PsiStats:
-    return cri.PsiStats(Full=_stall(pressure.full), Some=_stall(pressure.some))
+def _pressure(message: cri.PsiStats, pressure: Pressure) -> None:
+    _stall(message.Full, pressure.full)
+    _stall(message.Some, pressure.some)
 
 
-def _stall(stall: Stall) -> cri.PsiData:
-    return cri.PsiData(Total=stall.total_ns, Avg10=stall.avg10, Avg60=stall.avg60, Avg300=stall.avg300)
+def _stall(message: cri.PsiData, stall: Stall) -> None:
+    message.SetInParent()  # also where nothing ever waited
+    message.Total = stall.total_ns
+    message.Avg10, message.Avg60, message.Avg300 = stall.avg10, stall.avg60, stall.avg300
 
 
 def _interface(interface: Interface) -> cri.NetworkInterfaceUsage:

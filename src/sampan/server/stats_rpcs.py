@@ -4,7 +4,7 @@ The lists are also what the Stream methods give in parts (`stream_rpcs`), so the
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 from sampan.api import cri_pb2 as cri
@@ -56,7 +56,10 @@ class StatsRpcs(Rpcs):
     async def ListPodSandboxMetrics(
         self, request: cri.ListPodSandboxMetricsRequest, _: Any
     ) -> cri.ListPodSandboxMetricsResponse:
-        return cri.ListPodSandboxMetricsResponse(pod_metrics=[one async for one in self._pod_metrics()])
+        response = cri.ListPodSandboxMetricsResponse()
+        async for _pod in self._pod_metrics(response.pod_metrics.add):
+            await asyncio.sleep(0)  # a pod has some hundred values: others get their turn after each
+        return response
 
     # --- what they list, newest first -----------------------------------------------------------------------
 
@@ -94,8 +97,10 @@ class StatsRpcs(Rpcs):
 
         return (message(pod) for pod in pods if pod.id in samples)
 
-    async def _pod_metrics(self) -> AsyncIterator[cri.PodSandboxMetrics]:
-        """Others get their turn after each pod: a pod has some hundred values."""
+    async def _pod_metrics(
+        self, make: Callable[[], cri.PodSandboxMetrics]
+    ) -> AsyncIterator[cri.PodSandboxMetrics]:
+        """Each pod's metrics, in a message from `make`."""
         pods, stats = self._measured_pods(cri.PodSandboxStatsFilter()), self._cases.stats
         inside = self._running_in(pods)
         containers = [one for running in inside.values() for one in running]
@@ -106,16 +111,16 @@ class StatsRpcs(Rpcs):
         for pod in pods:
             if pod.id not in samples:
                 continue
-            found = metrics_convert.pod_metrics(pod, samples[pod.id], details.get(pod.id), driver)
+            found = make()
+            metrics_convert.pod_metrics(found, pod, samples[pod.id], details.get(pod.id), driver)
             for one in (one for one in inside[pod.id] if one.id in each):
                 measured = Measured(
                     one, self._image(one), each[one.id], details.get(one.id), stats.layer(one)
                 )
-                found.container_metrics.append(
-                    metrics_convert.container_metrics(pod, measured, stats.filesystem(), driver)
+                metrics_convert.container_metrics(
+                    found.container_metrics.add(), pod, measured, stats.filesystem(), driver
                 )
             yield found
-            await asyncio.sleep(0)
 
     def _running_in(self, pods: list[Pod]) -> dict[str, list[Container]]:
         inside: dict[str, list[Container]] = {pod.id: [] for pod in pods}

@@ -5,7 +5,7 @@ at all. Between parts, and within one, other requests have their turn.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from typing import Any, Protocol, TypeVar
 
 from sampan.api import cri_pb2 as cri
@@ -26,11 +26,11 @@ class Sized(Protocol):
 M = TypeVar("M", bound=Sized)
 
 
-async def in_parts(items: Iterable[M]) -> AsyncIterator[list[M]]:
+async def in_parts(items: Iterable[M] | AsyncIterable[M]) -> AsyncIterator[list[M]]:
     """Lists of at most PART_ITEMS items and, but for a single item that is larger, PART_BYTES bytes."""
     part: list[M] = []
     size = made = 0
-    for item in items:
+    async for item in items if isinstance(items, AsyncIterable) else _each(items):
         length = item.ByteSize() + 6  # its tag and its length
         if part and (len(part) == PART_ITEMS or size + length > PART_BYTES):
             yield part
@@ -42,6 +42,11 @@ async def in_parts(items: Iterable[M]) -> AsyncIterator[list[M]]:
             await asyncio.sleep(0)
     if part:
         yield part
+
+
+async def _each(items: Iterable[M]) -> AsyncIterator[M]:
+    for item in items:
+        yield item
 
 
 class StreamRpcs(StatsRpcs):
@@ -80,6 +85,5 @@ class StreamRpcs(StatsRpcs):
     async def StreamPodSandboxMetrics(
         self, request: cri.StreamPodSandboxMetricsRequest, _: Any
     ) -> AsyncIterator[cri.StreamPodSandboxMetricsResponse]:
-        metrics = [one async for one in self._pod_metrics()]
-        async for part in in_parts(metrics):
+        async for part in in_parts(self._pod_metrics(cri.PodSandboxMetrics)):
             yield cri.StreamPodSandboxMetricsResponse(pod_sandbox_metrics=part)

@@ -104,7 +104,7 @@ class _Editor:
         path = text.path(node.path, "deviceNodes.path")
         if path in ("/", "/dev"):
             raise Invalid(f"deviceNodes.path {path} is no place for a device")
-        entry = {"path": path, **self._kind(node), **self._owner(node)}
+        entry = {"path": path, "hostPath": node.host_path or path, **self._kind(node), **self._owner(node)}
         devices: list[dict[str, Any]] = self._linux.setdefault("devices", [])
         devices[:] = [other for other in devices if other["path"] != path]
         devices.append(entry)

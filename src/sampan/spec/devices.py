@@ -14,6 +14,8 @@ from sampan.spec.facts import ContainerFacts, DeviceNode
 DENY_ALL = {"allow": False, "access": "rwm"}
 ALLOW_ALL = {"allow": True, "access": "rwm"}
 
+HOST_PATH = "hostPath"  # of a device on its way into config.json: what the OCI has no field for
+
 # Of a privileged container too: mounts of its own, or what the OCI runtime makes.
 _OWN = ("/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/fd", "/dev/console", "/dev/ptmx")
 
@@ -32,7 +34,7 @@ def check(config: cri.ContainerConfig) -> None:
 
 
 def build(facts: ContainerFacts) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """(`linux.devices`, `linux.resources.devices`)."""
+    """(`linux.devices`, `linux.resources.devices`); `place` has to go over the config when all devices are in it."""
     check(facts.config)
     nodes: dict[str, dict[str, Any]] = {}
     rules: list[dict[str, Any]] = [DENY_ALL]
@@ -50,6 +52,23 @@ def build(facts: ContainerFacts) -> tuple[list[dict[str, Any]], list[dict[str, A
             if not privileged:
                 rules.append(_rule(node, device.permissions))
     return list(nodes.values()), rules
+
+
+def place(spec: dict[str, Any], *, own_users: bool) -> None:
+    """Take HOST_PATH out of every device of a config.json; `own_users`: it has a user namespace of its own.
+
+    Nobody can make devices in a user namespace, and OCI runtimes bind the host's device of the same path there
+    instead. For a device whose path is another that would be the wrong one, so it becomes a mount of the right one.
+    """
+    devices: list[dict[str, Any]] = spec["linux"].get("devices", [])
+    for device in list(devices):
+        host = device.pop(HOST_PATH)
+        if own_users and host != device["path"] and device["type"] != "p":
+            devices.remove(device)
+            mount = {"destination": device["path"], "type": "bind", "source": host}
+            spec["mounts"].append({**mount, "options": ["bind", "rprivate", "nosuid", "noexec"]})
+    if not devices:
+        spec["linux"].pop("devices", None)
 
 
 def _places(device: cri.Device, field: str) -> tuple[str, str]:
@@ -82,6 +101,7 @@ def _resolved(device: cri.Device, field: str, facts: ContainerFacts) -> list[tup
 def _node(node: DeviceNode, path: str) -> dict[str, Any]:
     return {
         "path": path,
+        HOST_PATH: node.path,
         "type": node.kind,
         "major": node.major,
         "minor": node.minor,

@@ -72,6 +72,8 @@ def _check_edits(edits: Edits) -> None:
     for hook in edits.hooks:
         if hook.hook_name not in HOOKS:
             raise ValueError(f"hooks: {hook.hook_name!r} is not one of {', '.join(sorted(HOOKS))}")
+        if any("\0" in argument for argument in hook.args):
+            raise ValueError(f"hooks: an argument of {hook.path} holds a NUL byte")
         for variable in hook.env:
             _check_variable(variable, f"the env of hook {hook.path}")
     _check_paths(edits)

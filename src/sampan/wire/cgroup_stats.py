@@ -6,7 +6,7 @@ sched-bwc.rst.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sampan.wire.cgroupfs import UNLIMITED, number, table
 
@@ -122,6 +122,16 @@ def details_v2(files: Files, page_sizes: Iterable[str] = ()) -> Details:
         huge_pages=tuple(_huge_v2(files, page_sizes)),
         io=tuple(_io_v2(files.get("io.stat"))),
     )
+
+
+def with_peaks(now: Details, before: Details | None) -> Details:
+    """With the most huge pages that were seen in any reading, where the kernel does not record it (v2)."""
+    seen = {pages.size: pages.peak or 0 for pages in before.huge_pages} if before else {}
+    pages = tuple(
+        replace(one, peak=max(one.usage, seen.get(one.size, 0))) if one.peak is None else one
+        for one in now.huge_pages
+    )
+    return replace(now, huge_pages=pages)
 
 
 def shares_of(weight: int) -> int:

@@ -41,7 +41,7 @@ def resolve(
     user, wanted_group = _asked(image_user, context)
     account, uid = _account(user, passwd or b"")
     gid = account.gid if account else 0
-    if wanted_group:
+    if wanted_group != "":
         gid = _gid(wanted_group, group or b"")
     groups = set(context.supplemental_groups)
     if context.supplemental_groups_policy == cri.Merge and account:

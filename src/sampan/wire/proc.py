@@ -70,6 +70,6 @@ def soft_limit(limits: bytes, name: bytes) -> int | None:
     proc_pid_limits(5): the name, some blanks, soft, hard, unit."""
     for line in limits.split(b"\n"):
         if line.startswith(name + b" "):
-            soft = line[len(name) :].split()[0]
-            return int(soft) if soft.isdigit() else None
+            values = line[len(name) :].split()
+            return int(values[0]) if values and values[0].isdigit() else None
     return None

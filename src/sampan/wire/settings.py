@@ -233,9 +233,14 @@ def runtime_option(value: object) -> str:
     """An option that an OCI runtime takes before its command."""
     given = text(value)
     if not re.fullmatch(r"--?[A-Za-z][^\0\n]*", given):
-        raise ValueError('must be options, each one string such as "--debug" or "--platform=kvm"')
-    if given.partition("=")[0].lstrip("-") in ("root", "systemd-cgroup", "log", "log-format"):
-        raise ValueError(f"{given.partition('=')[0]} is given by sampan (for --root there is a key, root)")
+        raise ValueError('must be options, each one string such as "--rootless=false" or "--platform=kvm"')
+    name = given.partition("=")[0]
+    if name.lstrip("-") in ("root", "systemd-cgroup", "log", "log-format"):
+        raise ValueError(f"{name} is given by sampan (for --root there is a key, root)")
+    if name.lstrip("-") == "debug":
+        raise ValueError(
+            f"{name} would fill the logs of containers: their stderr is the runtime's while it makes them"
+        )
     return given
 
 

@@ -70,6 +70,7 @@ class _Scalars:
         }
 
     def value(self, event: "ScalarEvent") -> Any:  # noqa: ANN401 - YAML is any value
+        event.value.encode()  # raises ValueError for half a character, which no file of ours could hold
         if not event.implicit[0] or ":" in event.value:  # quoted; or 1:30, which was 90 in YAML 1.1
             return event.value
         tag = self._resolver.resolve(self._node, event.value, event.implicit)

@@ -171,7 +171,10 @@ async def test_the_oom_score_of_those_that_did_not_choose_one(lab: Lab) -> None:
     children = Path(f"/proc/{launched.init.pid}/task/{launched.init.pid}/children")
     await until(lambda: len(children.read_text().split()) == 1)
     pids = [launched.init.pid, *(int(pid) for pid in children.read_text().split())]
-    scores = lambda: sorted(int(read_small(f"/proc/{pid}/oom_score_adj")) for pid in pids)  # noqa: E731
+
+    def scores() -> list[int]:
+        return sorted(int(read_small(f"/proc/{pid}/oom_score_adj")) for pid in pids)
+
     await until(lambda: scores() == [500, 900])
     await lab.oci.adjust_oom_score(lab.handler, launch.id, 500, 800)
     assert scores() == [800, 900]
