@@ -26,6 +26,7 @@ PROMISED = [
     "images.pull_progress_timeout",
     "images.max_parallel_downloads",
     "images.pinned",
+    "images.ignore_volumes",
     "images.slow_chown",
     "cni.conf_dir",
     "cni.bin_dirs",

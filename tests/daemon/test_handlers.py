@@ -217,11 +217,13 @@ def test_pods_outlive_the_configuration_of_their_handler(runc: Live) -> None:
 
 def test_the_network_is_written_when_the_pod_cidr_is_known(daemon: Live) -> None:
     template, directory = daemon.own.directory / "template", daemon.own.directory / "empty.d"
-    template.write_text(
-        '{"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "bridge", "bridge": "%s", "isGateway": true, '
-        '"ipam": {"type": "host-local", "dataDir": "%s", "ranges": [[{"subnet": "{{.PodCIDR}}"}]]}}]}'
-        % (daemon.own.network.bridge, daemon.own.directory / "addresses")
-    )
+    ipam = {
+        "type": "host-local",
+        "dataDir": str(daemon.own.directory / "addresses"),
+        "ranges": [[{"subnet": "{{.PodCIDR}}"}]],
+    }
+    bridge = {"type": "bridge", "bridge": daemon.own.network.bridge, "isGateway": True, "ipam": ipam}
+    template.write_text(json.dumps({"cniVersion": "1.0.0", "name": "pods", "plugins": [bridge]}))
     text = daemon.own.config.read_text()
     daemon.kill()
     conf_dir = [line for line in text.splitlines() if line.startswith("conf_dir")]

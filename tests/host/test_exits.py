@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from sampan.host import exits, processes
-from sampan.host.runtime_state import RuntimeState
 from sampan.host.process import spawn
 from sampan.host.processes import find
+from sampan.host.runtime_state import RuntimeState
 from sampan.model.process import ProcessRef
 
 GONE = ProcessRef(2**22 - 1, 1)

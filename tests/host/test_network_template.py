@@ -86,7 +86,7 @@ async def test_a_template_that_is_no_good_writes_nothing(
 
 
 async def test_what_is_no_range_writes_nothing(site: Site) -> None:
-    with pytest.raises(Invalid, match="'10.88' is no address range"):
+    with pytest.raises(Invalid, match=r"'10\.88' is no address range"):
         await site.network.pod_cidrs(["10.88"])
     assert site.written() == []
 

@@ -320,7 +320,7 @@ async def test_a_deletion_that_hangs_has_an_end_and_can_be_repeated(
 async def test_starting_twice_or_after_the_end_is_an_error(lab: Lab) -> None:
     launch, launched = await lab.run("true")
     await end(lab, launch.id, launched)
-    with pytest.raises(ToolFailed, match="not running|has stopped"):
+    with pytest.raises(ToolFailed, match=r"not running|has stopped"):
         await lab.oci.start(lab.handler, launch.id)
     with pytest.raises(ToolFailed):
         await lab.oci.start(lab.handler, "f" * 64)
@@ -328,7 +328,7 @@ async def test_starting_twice_or_after_the_end_is_an_error(lab: Lab) -> None:
     launched = await lab.oci.create(launch)
     await lab.oci.signal(launched.init, signal.SIGKILL)
     await end(lab, launch.id, launched)
-    with pytest.raises(ToolFailed, match="not running|has stopped"):
+    with pytest.raises(ToolFailed, match=r"not running|has stopped"):
         await lab.oci.start(lab.handler, launch.id)
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sampan.host.runtime_state import RuntimeState
 from sampan.host.processes import find
+from sampan.host.runtime_state import RuntimeState
 
 DEAD = {"pid": 2**22 + 5, "process-start-time": 1, "cgroup-path": "", "systemd-cgroup": False}
 

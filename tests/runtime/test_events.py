@@ -204,6 +204,19 @@ async def test_a_slow_subscriber_is_told_what_is_now_and_that_is_logged(
     assert "too slowly" in caplog.text
 
 
+async def test_what_was_told_in_half_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pod is created and started by one change; only the first of these events was read."""
+    monkeypatch.setattr(module, "BACKLOG", 2)
+    state = State(FakeJournal())
+    with Events(state).subscribe() as subscription:
+        reader = Reader(subscription)
+        await state.commit(POD)
+        assert told(await reader.take(1)) == [(C, "aa")]
+        await state.commit(CREATED, STARTED)
+        found = await reader.rest()
+    assert told(found) == [(C, "aa"), (S, "aa"), (C, "bb"), (S, "bb")]
+
+
 async def test_what_went_together_with_its_pod_is_told_with_the_pod_as_it_was(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

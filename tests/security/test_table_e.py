@@ -333,7 +333,7 @@ def test_e6_a_container_that_holds_our_directory_keeps_no_other_alive(
         for number, path in enumerate((daemon.own.root, daemon.own.state))
     ]
     before = mounts_of(daemon.own.directory)
-    other = daemon.started(pod, name="other")
+    other = daemon.started(pod, name=f"other-{propagation}-{readonly}")
     code, words = code_of(containers, mounts=held)
     # on a host whose / is private there is no HOST_TO_CONTAINER
     assert code is grpc.StatusCode.OK or "PROPAGATION_HOST_TO_CONTAINER needs a slave" in words, words

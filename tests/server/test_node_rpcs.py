@@ -25,9 +25,9 @@ ABSENT = HandlerStatus("absent", problem="absent is not installed", features=ABL
 
 
 class Node:
-    def __init__(self, damage: str = "", **host: Any) -> None:
+    def __init__(self, damage: str = "", *, host: dict[str, Any] | None = None) -> None:
         self.world = World(handlers={"crun": ABLE, "runc": OLD, "absent": ABSENT})
-        facts = replace(Host(user_namespaces=True), **host)
+        facts = replace(Host(user_namespaces=True), **(host or {}))
         none = cast(Any, None)
         cases = UseCases(
             **{**dict.fromkeys(UseCases.__dataclass_fields__, none), "config": CONFIG, "damage": damage,
@@ -91,12 +91,12 @@ async def test_a_full_directory_is_told_and_the_kubelet_may_go_on_removing_pods(
 async def test_a_handler_can_do_what_its_runtime_and_the_kernel_can(
     host: dict[str, bool], features: dict[str, tuple[bool, bool]]
 ) -> None:
-    assert await Node(**host).handlers() == features
+    assert await Node(host=host).handlers() == features
 
 
 @pytest.mark.parametrize("able", [True, False])
 async def test_the_features_of_the_node(able: bool) -> None:
-    found = (await Node(user_namespaces=able).status()).features
+    found = (await Node(host={"user_namespaces": able}).status()).features
     assert (found.supplemental_groups_policy, found.mount_options) == (True, True)
     assert found.user_namespaces_host_network is able
 
@@ -112,7 +112,7 @@ async def test_the_verbose_status_is_json_by_key() -> None:
 async def test_the_kubelet_learns_the_cgroup_driver(
     systemd: bool, driver: "cri.CgroupDriver.ValueType"
 ) -> None:
-    answer = await Node(systemd_cgroup=systemd).rpcs.RuntimeConfig(cri.RuntimeConfigRequest(), None)
+    answer = await Node(host={"systemd_cgroup": systemd}).rpcs.RuntimeConfig(cri.RuntimeConfigRequest(), None)
     assert answer.linux.cgroup_driver == driver
 
 

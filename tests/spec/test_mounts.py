@@ -219,7 +219,7 @@ def test_an_image_keeps_its_flags_whatever_is_asked() -> None:
         "destination": "/m",
         "type": "bind",
         "source": "/shown/0",
-        "options": ["rbind", "rprivate", "ro", "nodev", "noexec", "nosuid"],
+        "options": ["rbind", "rprivate", "ro", "nodev", "nosuid"],
     }
 
 

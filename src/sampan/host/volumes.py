@@ -26,7 +26,7 @@ from sampan.runtime.image_ports import IdMapped, ImageMount
 from sampan.tasks import finish, step_now
 
 _EMPTY = f"{EMPTY}/{ROOT}"
-_SHOWN = mounts.CLOSED | syscalls.MS_RDONLY
+_SHOWN = syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV
 
 
 class HostVolumes:

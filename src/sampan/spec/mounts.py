@@ -27,6 +27,7 @@ NEEDS = {
     cri.PROPAGATION_BIDIRECTIONAL: ("shared",),
 }
 OPTIONS = ("nodev", "noexec", "nosuid")  # all that `mount_options` may hold: each only takes away
+IMAGE_FLAGS = ("nodev", "nosuid")  # of every image volume; its programs may run, unless `mount_options` say noexec
 MAX_RANGES = 340  # lines of an id map, user_namespaces(7)
 
 # Files in /proc that may be replaced in an unprivileged container (lxcfs does); any other could blind a check
@@ -163,7 +164,7 @@ def _image(mount: cri.Mount, number: int, target: str, facts: ContainerFacts) ->
     """What the image shows is mounted on the host already, with its ids mapped where the pod has a user
     namespace: the flags of that mount are said again, because the OCI runtime's remount would clear them."""
     options = ["rbind", "rprivate", *_options(mount, f"mounts[{number}]", facts.host)]
-    options += [flag for flag in OPTIONS if flag not in options]
+    options += [flag for flag in IMAGE_FLAGS if flag not in options]
     return _mount(target, "bind", facts.image_mounts[number], options)
 
 
