@@ -87,17 +87,16 @@ def needed(
 ) -> Iterator[tuple[str, FieldDescriptor]]:
     """The fields of a message that must have a row: its leaves, and messages that have one as a whole."""
     for field in message.fields:
-        path = prefix + field.name
-        if path in rows or leaf(field):
+        path, inner = prefix + field.name, field.message_type
+        if path in rows or inner is None or leaf(inner):
             yield path, field
         else:
-            yield from needed(field.message_type, rows, path + ".")
+            yield from needed(inner, rows, path + ".")
 
 
-def leaf(field: FieldDescriptor) -> bool:
-    """Whether it is one value, a list or a map of values."""
-    kind = field.message_type
-    return kind is None or kind.GetOptions().map_entry or kind.name in WRAPPERS
+def leaf(message: Descriptor) -> bool:
+    """Whether a field of this type is one value, or a map of values."""
+    return message.GetOptions().map_entry or message.name in WRAPPERS
 
 
 @cache

@@ -148,7 +148,13 @@ def test_a_handler_has_what_its_table_says() -> None:
         'privileged_without_host_devices = true\nbase_runtime_spec = "/etc/base.json"\n'
     )
     assert it.handlers["bare"] == Handler(
-        "bare", "crun", "conmon", Path("/run/bare/x"), ("--rootless=false", "--x=y z"), "/etc/base.json", False
+        "bare",
+        "crun",
+        "conmon",
+        Path("/run/bare/x"),
+        ("--rootless=false", "--x=y z"),
+        "/etc/base.json",
+        False,
     )
 
 

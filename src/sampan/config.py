@@ -316,7 +316,9 @@ def _shared_roots(config: Config) -> list[str]:
     for name, handler in config.handlers.items():
         if handler.root in owners:
             where = f"runtime.handlers.{name}.root = {settings.shown(str(handler.root))}"
-            problems.append(f"{where}: handler {owners[handler.root]} has the same; each needs a place of its own")
+            problems.append(
+                f"{where}: handler {owners[handler.root]} has the same; each needs a place of its own"
+            )
         owners.setdefault(handler.root, name)
     return problems
 

@@ -304,7 +304,7 @@ class Drive:
         return {one.id: history(one)[-1] for one in everything if one.visible}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(st.lists(ACTIONS, max_size=20), st.lists(ACTIONS, max_size=40), st.integers(1, 5))
 async def test_what_a_subscriber_was_told_last_is_how_it_is(
     before: list[tuple[str, int]], after: list[tuple[str, int]], backlog: int

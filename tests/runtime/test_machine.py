@@ -52,6 +52,21 @@ async def test_a_handler_that_cannot_be_used_refuses_its_pods_before_anything_is
     assert it.world.census() == {} and not it.state.pods
 
 
+async def test_a_pod_whose_handler_is_gone_takes_no_new_containers_and_is_removed_all_the_same() -> None:
+    it = system()
+    pod = await it.pods.run(pod_config(), "poor")
+    first = await it.containers.create(pod, container_config("first"))
+    it.world.handlers["poor"] = replace(POOR, problem="poor is not installed", features=Features())
+    with pytest.raises(Unavailable, match="poor cannot be used: poor is not installed"):
+        await it.containers.create(pod, container_config("second"))
+    with pytest.raises(Unavailable, match="poor is not installed"):
+        it.machine.host_of("poor")
+    await it.containers.stop(first, 0)
+    await it.pods.stop(pod)
+    await it.pods.remove(pod)
+    assert it.world.census() == {}
+
+
 async def test_recursive_read_only_is_refused_where_the_runtime_of_the_pod_has_it_not() -> None:
     it = system()
     it.world.sources["/data"] = Source("/data", is_directory=True, propagation="private")

@@ -72,6 +72,7 @@ class Containers:
         pod = ids.resolve("pod", self._state.pods, pod_id)
         if pod.state is not PodState.READY:
             raise WrongState(f"pod {pod.id} is not ready: {pod.broken_reason or 'it was stopped'}")
+        await self._machine.handlers.require(pod.handler)
         validate.check_container(config, pod.config, self._machine.host_of(pod.handler))
         image = self._images.find(config.image.image)
         if image is None:

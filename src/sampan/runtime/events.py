@@ -44,6 +44,11 @@ class Event:
     containers: tuple[Container, ...]
 
 
+Told = tuple[
+    Event, Subject | None
+]  # an event, and what its reader then knows: the last of a change tells all of it
+
+
 def history(record: Subject | None) -> tuple[Kind, ...]:
     """The events that a record stands for. Pure. Nobody is told of an intent."""
     if record is None or not record.visible:
@@ -84,19 +89,19 @@ class Subscription:
     def __init__(self, events: "Events", known: dict[str, Subject]) -> None:
         self._events = events
         self._known = known
-        self._queue: deque[tuple[Event, Subject]] = deque()
+        self._queue: deque[Told] = deque()
         self._room = BACKLOG
         self._behind = 0  # events dropped since it was last up to date
         self._ended = False
         self._woken = asyncio.Event()
 
-    def offer(self, event: Event, subject: Subject) -> None:
-        """Queue an event about a record; or, if there is no room, forget the queue until a resynchronisation."""
+    def offer(self, told: Told) -> None:
+        """Queue an event; or, if there is no room, forget the queue until a resynchronisation."""
         if self._behind or len(self._queue) >= self._room:
             self._behind += len(self._queue) + 1
             self._queue.clear()
         else:
-            self._queue.append((event, subject))
+            self._queue.append(told)
         self._woken.set()
 
     def end(self) -> None:
@@ -117,10 +122,10 @@ class Subscription:
                 return
             await self._woken.wait()
 
-    def _note(self, event: Event, subject: Subject) -> None:
+    def _note(self, event: Event, subject: Subject | None) -> None:
         if event.kind is Kind.DELETED:
             self._known.pop(event.id, None)
-        else:
+        elif subject is not None:
             self._known[event.id] = subject
 
     def _resynchronise(self) -> None:
@@ -162,7 +167,7 @@ class Events:
         for subscription in self._subscriptions:
             subscription.end()
 
-    def missed(self, known: dict[str, Subject]) -> Iterator[tuple[Event, Subject]]:
+    def missed(self, known: dict[str, Subject]) -> Iterator[Told]:
         """The events that lead from the records in `known` to those of now: ends of containers first, then of pods,
         then what is there, a pod before its containers."""
         present = self._present()
@@ -181,13 +186,13 @@ class Events:
             return
         old = before if isinstance(before, Pod | Container) else None
         new = after if isinstance(after, Pod | Container) else None
-        for event, record in self._events(old, new, {}):
+        for told in self._events(old, new, {}):
             for subscription in self._subscriptions:
-                subscription.offer(event, record)
+                subscription.offer(told)
 
     def _events(
         self, before: Subject | None, after: Subject | None, known: dict[str, Subject]
-    ) -> Iterator[tuple[Event, Subject]]:
+    ) -> Iterator[Told]:
         """`known` has the pod of a container that is gone together with it."""
         subject, kinds = after or before, between(before, after)
         if subject is None or not kinds:
@@ -197,5 +202,6 @@ class Events:
         pod = self._state.pods.get(pod_id, last)
         assert not isinstance(pod, Container)
         containers = tuple(one for one in self._state.containers_of(pod_id) if one.visible)
-        for kind in kinds:
-            yield Event(kind, subject.id, self.clock.stamp(), pod, containers), subject
+        for number, kind in enumerate(kinds, 1):
+            event = Event(kind, subject.id, self.clock.stamp(), pod, containers)
+            yield event, subject if number == len(kinds) else None

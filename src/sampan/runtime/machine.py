@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from sampan.model.errors import Unavailable
 from sampan.runtime.device_ports import CdiRegistry, IoClasses
 from sampan.runtime.handler_ports import Handlers
 from sampan.runtime.image_ports import Rootfs, Volumes
@@ -29,8 +30,13 @@ class Machine:
     pod_init: str = "/usr/bin/catatonit"
 
     def host_of(self, handler: str) -> Host:
-        """The machine as pods of this handler have it: what their OCI runtime cannot do is not there."""
+        """The machine as pods of this handler have it: what their OCI runtime cannot do is not there.
+
+        Raises Unavailable for a handler that cannot be used: nothing is known of its runtime, and no spec may do
+        without seccomp for that."""
         found = self.handlers.of(handler)
+        if found.problem:
+            raise Unavailable(f"runtime handler {handler} cannot be used: {found.problem}")
         can, host = found.features, self.host
         return replace(
             host,

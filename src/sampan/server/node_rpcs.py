@@ -70,8 +70,10 @@ class NodeRpcs(Rpcs):
         rows = []
         for name in sorted({"", *config.handlers}):
             handler = name or config.runtime.default_handler
-            host, usable = machine.host_of(handler), not machine.handlers.of(handler).problem
-            rro, user_namespaces = usable and host.recursive_read_only, usable and host.user_namespaces
+            host = None if machine.handlers.of(handler).problem else machine.host_of(handler)
+            rro, user_namespaces = (
+                (host.recursive_read_only, host.user_namespaces) if host else (False, False)
+            )
             rows.append(info.runtime_handler(name, rro, user_namespaces))
         return rows
 
