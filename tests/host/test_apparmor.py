@@ -30,7 +30,7 @@ def test_the_profile_names_its_abi_only_where_that_is_known() -> None:
     for rule in (
         "deny mount,",
         "deny network alg,",
-        "signal (send) peer=sampan-default,",
+        'signal (send) peer="sampan-default",',
         "deny /proc/sys{,vipc}/** wl,",
     ):
         assert rule in without

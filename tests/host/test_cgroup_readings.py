@@ -38,10 +38,13 @@ def v1(tmp_path: Path) -> Layout:
 
 @pytest.fixture
 def held() -> Iterator[int]:
-    """A process with three descriptors more than nothing, one of them a socket."""
+    """A process with three descriptors, one of them a socket; a static one, which opens no libraries."""
     ours, theirs = socket.socketpair()
     process = subprocess.Popen(
-        ["sleep", "100"], stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ["busybox", "sleep", "100"],
+        stdin=theirs.fileno(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     try:
         yield process.pid

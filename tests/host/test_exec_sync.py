@@ -94,6 +94,11 @@ async def test_a_command_sees_none_of_our_descriptors_and_environment(lab: Lab, 
     assert {word.partition(b"=")[0] for word in words[4:]} <= {b"PATH", b"HOME", b"SHLVL", b"PWD"}
 
 
+async def test_a_command_has_the_containers_oom_score_and_not_ours(lab: Lab, box: str) -> None:
+    process = {**lab.process("cat", "/proc/self/oom_score_adj"), "oomScoreAdj": 678}
+    assert (await lab.oci.exec_sync(lab.handler, box, process, 5)).stdout == b"678\n"
+
+
 async def test_stdin_is_empty(lab: Lab, box: str) -> None:
     assert await execute(lab, box, "cat") == ExecResult(0, b"", b"")
 

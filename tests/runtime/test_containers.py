@@ -206,7 +206,7 @@ async def test_stats_are_there_as_soon_as_it_runs_and_gone_with_it() -> None:
     system = wire()
     id = await system.started(await system.pod())
     samples = await system.stats.of(list(system.state.containers.values()))
-    assert samples[id].usage.cpu_ns == 5
+    assert samples[id].usage.cpu_ns
     await system.containers.remove(id)
     assert await system.stats.of(list(system.state.containers.values())) == {}
 

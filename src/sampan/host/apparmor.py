@@ -34,9 +34,12 @@ profile {name} flags=(attach_disconnected,mediate_deleted) {{
   deny network vsock,
 
   # Whoever may signal a container is the kernel's business; a container reaches only its own kind.
+  # Under no_new_privs the kernel stacks it on the OCI runtime's own profile (crun//&{name}).
   signal (receive),
-  signal (send) peer={name},
-  ptrace (read, readby, trace, tracedby) peer={name},
+  signal (send) peer="{name}",
+  signal (send) peer="**//&{name}",
+  ptrace (read, readby, trace, tracedby) peer="{name}",
+  ptrace (read, readby, trace, tracedby) peer="**//&{name}",
 
   deny mount,
   deny pivot_root,

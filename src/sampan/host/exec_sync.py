@@ -8,7 +8,8 @@ not run it.
 import asyncio
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -76,6 +77,7 @@ async def _exec_sync(
 ) -> ExecResult:
     with _memory_file("process", msgspec.json.encode(process)) as spec, _memory_file("log") as log:
         async with spawn(argv, fds=[spec, log], limit=share.outputs) as child:
+            _give_oom_score(child.pid, process)
             await _until_end(child, process, seconds)
             finished = await child.finished()
         words = oci_runtime.errors(os.pread(log, _LOG_LIMIT, 0))
@@ -84,6 +86,18 @@ async def _exec_sync(
     # minus a signal: the runtime itself was killed, from outside
     code = finished.code if finished.code >= 0 else 128 - finished.code
     return ExecResult(code, finished.stdout, finished.stderr)
+
+
+def _give_oom_score(runtime: int, process: Mapping[str, Any]) -> None:
+    """What the OCI runtime starts inherits its score. crun sets a container's own at create only, and would leave a
+    command with the daemon's, which must be the last to be killed. The runtime first reads what it is to run (1 ms):
+    it starts nothing before this."""
+    score = process.get("oomScoreAdj")
+    if score is not None:
+        with suppress(
+            OSError
+        ):  # it has ended already; or an administrator lowered ours after the container's creation
+            Path(f"/proc/{runtime}/oom_score_adj").write_text(str(score))
 
 
 async def _until_end(child: Child, process: Mapping[str, Any], seconds: float) -> None:

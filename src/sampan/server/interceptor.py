@@ -139,7 +139,11 @@ def cut(words: str) -> str:
 
 
 def _log(method: str, request: Any, code: str, begin: float, why: str = "") -> None:
-    level = logging.INFO if why or not method.startswith(("List", "Stream", "Status", "Version")) else logging.DEBUG
+    level = (
+        logging.INFO
+        if why or not method.startswith(("List", "Stream", "Status", "Version"))
+        else logging.DEBUG
+    )
     if method.endswith(("Status", "Stats")) and not why:
         level = logging.DEBUG
     if not log.isEnabledFor(level):
