@@ -12,10 +12,10 @@ if [ ! -x .venv/bin/pytest ]; then
   .venv/bin/pip install -q -e '.[dev]'
 fi
 exec .venv/bin/pytest -q -k 'not cgroupfs' \
-  tests/host/test_oci_limits.py \
-  tests/host/test_oom.py \
-  tests/host/test_cgroups.py \
-  tests/host/test_container_cgroup.py \
+  tests/host/oci/test_runtime_limits.py \
+  tests/host/cgroup/test_oom.py \
+  tests/host/cgroup/test_cgroups.py \
+  tests/host/cgroup/test_container_cgroup.py \
   tests/contracts/test_cgroups.py \
   tests/contracts/test_oci.py \
   tests/daemon/test_resources.py \

@@ -3,7 +3,7 @@
 import asyncio
 import subprocess
 
-from sampan.host import cgroups
+from sampan.host.cgroup import cgroups
 
 # systemd only where it is what `auto` means: on cgroup v1 it is nobody's choice
 DRIVERS = tuple(dict.fromkeys(["cgroupfs", asyncio.run(cgroups.detect()).driver]))

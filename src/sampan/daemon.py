@@ -20,21 +20,23 @@ from sampan import config as configuration
 from sampan.api import cri_pb2_grpc as cri_rpc
 from sampan.api import sampan_pb2_grpc as own_rpc
 from sampan.config import Config
-from sampan.host import apparmor, cgroups, features, places, userns_probe
-from sampan.host.archive import Archives
-from sampan.host.bundles import HostBundles
-from sampan.host.cdi import CdiDirectories
-from sampan.host.handlers import HostHandlers
-from sampan.host.io_classes import HostIoClasses
-from sampan.host.layers import Layers
-from sampan.host.network import CniNetwork
+from sampan.host import apparmor, features, places
+from sampan.host.cgroup import cgroups
+from sampan.host.cni.network import CniNetwork
+from sampan.host.device.cdi import CdiDirectories
+from sampan.host.device.io_classes import HostIoClasses
 from sampan.host.notify import notify
-from sampan.host.oci import OciConmon
-from sampan.host.registry import RegistryClient
-from sampan.host.rootfs import OverlayRootfs
-from sampan.host.sandboxes import PinnedSandboxes
+from sampan.host.oci.bundles import HostBundles
+from sampan.host.oci.handlers import HostHandlers
+from sampan.host.oci.runtime import OciConmon
+from sampan.host.registry.client import RegistryClient
+from sampan.host.sandbox import userns_probe
+from sampan.host.sandbox.sandboxes import PinnedSandboxes
 from sampan.host.sources import HostFacts
-from sampan.host.volumes import HostVolumes
+from sampan.host.storage.archive import Archives
+from sampan.host.storage.layers import Layers
+from sampan.host.storage.rootfs import OverlayRootfs
+from sampan.host.storage.volumes import HostVolumes
 from sampan.model.errors import SampanError
 from sampan.runtime.containers import Containers, Parts
 from sampan.runtime.events import Events

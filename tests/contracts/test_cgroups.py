@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from sampan.host import cgroups as host_cgroups
+from sampan.host.cgroup import cgroups as host_cgroups
 from sampan.runtime.ports import Cgroups
 from tests.fakes import FakeCgroups, World
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sampan.host.cdi import CdiDirectories
-from sampan.host.io_classes import HostIoClasses
+from sampan.host.device.cdi import CdiDirectories
+from sampan.host.device.io_classes import HostIoClasses
 from sampan.host.sources import HostFacts
 from sampan.model.cdi import Index, Source
 from sampan.model.errors import Invalid, NotFound

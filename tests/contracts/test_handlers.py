@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sampan.host.handlers import HostHandlers
+from sampan.host.oci.handlers import HostHandlers
 from sampan.model.errors import Unavailable
 from sampan.model.handler import Handler
 from sampan.runtime.handler_ports import Handlers, HandlerStatus

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sampan.config import Handler
-from sampan.host import cgroups as host_cgroups
+from sampan.host.cgroup import cgroups as host_cgroups
 from sampan.model.errors import ToolFailed
 from sampan.runtime.ports import Cgroups, Launch, Oci
 from sampan.wire.cgroupfs import Limits

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sampan.host.registry import RegistryClient
+from sampan.host.registry.client import RegistryClient
 from sampan.model.errors import NotFound
 from sampan.runtime.image_ports import Registry, Repository
 from sampan.wire import manifest, reference

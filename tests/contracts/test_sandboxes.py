@@ -8,7 +8,7 @@ import pytest
 
 from sampan.config import Paths
 from sampan.host import mounts
-from sampan.host.sandboxes import PinnedSandboxes
+from sampan.host.sandbox.sandboxes import PinnedSandboxes
 from sampan.runtime.ports import Sandboxes, SandboxPlan
 from sampan.spec.userns import Mappings, Range
 from tests.fakes import FakeSandboxes, World

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sampan.host.volumes import HostVolumes
+from sampan.host.storage.volumes import HostVolumes
 from sampan.model.errors import ImageVolumeMountFailed
 from sampan.runtime.image_ports import ImageMount, Volumes
 from tests.fake_volumes import FakeVolumes

@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from sampan.api import cri_pb2 as cri
-from sampan.host.container_cgroup import machine_layout
+from sampan.host.cgroup.container_cgroup import machine_layout
 from sampan.wire import cgroup_paths
 from tests import cgroup_drivers
 from tests.daemon.conftest import SECONDS, Live

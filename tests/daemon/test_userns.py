@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from sampan.api import cri_pb2 as cri
-from sampan.host import userns
+from sampan.host.sandbox import userns
 from tests import census, cgroup_drivers
 from tests.daemon.conftest import Live
 from tests.daemon.test_crash import settled, without_daemon

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from sampan.config import Handler, Paths
-from sampan.host.container_cgroup import ContainerCgroup, machine_layout
-from sampan.host.oci import OciConmon
+from sampan.host.cgroup.container_cgroup import ContainerCgroup, machine_layout
+from sampan.host.oci.runtime import OciConmon
 from sampan.host.processes import find, read_small
 from sampan.host.threads import in_thread
 from sampan.runtime.ports import Launch, Launched

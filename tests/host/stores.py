@@ -12,17 +12,17 @@ from typing import Any
 import pytest
 
 from sampan.config import Paths
-from sampan.host import layers as layers_module
 from sampan.host import mounts, process, syscalls
-from sampan.host.layers import Layers, _Unpacked
 from sampan.host.process import Child
-from sampan.host.rootfs import OverlayRootfs
+from sampan.host.storage import layers as layers_module
+from sampan.host.storage.layers import Layers, _Unpacked
+from sampan.host.storage.rootfs import OverlayRootfs
 from sampan.host.threads import in_own_thread
-from sampan.host.unpack import unpack
-from sampan.host.unpack_cursor import Budget
-from sampan.host.unpack_layout import MERGED, OVERLAY_OPTIONS, REST, ROOT, STAGING, WHITEOUTS, WORK
-from sampan.host.unpack_merge import MergedWriter
-from sampan.host.unpack_write import Writer
+from sampan.host.unpack.child import unpack
+from sampan.host.unpack.cursor import Budget
+from sampan.host.unpack.layout import MERGED, OVERLAY_OPTIONS, REST, ROOT, STAGING, WHITEOUTS, WORK
+from sampan.host.unpack.merge import MergedWriter
+from sampan.host.unpack.write import Writer
 from sampan.runtime.image_ports import Staged
 from tests import images
 from tests.images import Entry

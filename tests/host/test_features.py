@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sampan.host import cgroups, features
+from sampan.host import features
+from sampan.host.cgroup import cgroups
 from sampan.host.features import CAPABILITIES
 from sampan.model.errors import Invalid
 from sampan.wire.cgroup_paths import Layout

@@ -12,7 +12,7 @@ import pytest
 from sampan.api import cri_pb2 as cri
 from sampan.api import sampan_pb2 as api
 from sampan.api import sampan_pb2_grpc as rpc
-from sampan.host.archive import Archives
+from sampan.host.storage.archive import Archives
 from sampan.runtime.images import Images, Supply
 from sampan.runtime.state import State
 from sampan.server.image_admin import ImageAdmin

@@ -7,8 +7,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from sampan.host import devices
-from sampan.host.cgroups import HostCgroups
+from sampan.host.cgroup.cgroups import HostCgroups
+from sampan.host.device import devices
 from sampan.host.process import run
 from sampan.host.threads import in_thread
 from sampan.model.errors import Unavailable

@@ -19,7 +19,7 @@ def claim(paths: Paths) -> tuple[int, ...]:
             directory.chmod(0o700)
         except OSError as error:
             raise Invalid(f"cannot use the directory {directory}: {error.strerror}") from error
-    # pods may come to pass through `state` (`host.bundles`), so nothing in it may be left to a default mode
+    # pods may come to pass through `state` (`host.oci.bundles`), so nothing in it may be left to a default mode
     (paths.state / "runtime").mkdir(mode=0o700, exist_ok=True)
     return tuple(_locked(directory) for directory in (paths.root, paths.state))
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sampan.host import apparmor
-from sampan.host.devices import all_devices, device_nodes
+from sampan.host.device.devices import all_devices, device_nodes
 from sampan.host.processes import find
 from sampan.host.threads import in_own_thread, in_thread
 from sampan.model.errors import Invalid, WrongState

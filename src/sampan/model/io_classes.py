@@ -1,6 +1,6 @@
 """Classes of block I/O: named limits that an administrator wrote down, and a pod may ask for by name.
 
-The file they come from is `wire.blockio`, the devices they hold for `host.io_classes`, the OCI form
+The file they come from is `wire.blockio`, the devices they hold for `host.device.io_classes`, the OCI form
 `spec.io_classes`.
 """
 

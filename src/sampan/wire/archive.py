@@ -1,6 +1,6 @@
 """What images an archive holds: OCI layouts (image-spec image-layout.md) and what `docker save` writes.
 
-Reads by a function that knows names, and touches nothing else; the files are `host.archive`'s business.
+Reads by a function that knows names, and touches nothing else; the files are `host.storage.archive`'s business.
 """
 
 import hashlib

@@ -1,5 +1,5 @@
 """What a control group tells beyond the figures of every sweep: the parts of CPU time and memory, throttling, limits
-hit, huge pages, block devices. Pure: `host.cgroup_readings` reads the files, `cgroupfs` has the everyday figures.
+hit, huge pages, block devices. Pure: `host.cgroup.readings` reads the files, `cgroupfs` has the everyday figures.
 
 Sources: kernel Documentation/admin-guide/cgroup-v2.rst; cgroup-v1/memory.rst, hugetlb.rst, blkio-controller.rst;
 sched-bwc.rst.

@@ -1,4 +1,4 @@
-"""The text of control group files → numbers, for cgroup v1 and v2. Pure: `host.cgroups` reads the files.
+"""The text of control group files → numbers, for cgroup v1 and v2. Pure: `host.cgroup.cgroups` reads the files.
 
 A file that is absent is None here and yields None. Sources: kernel
 Documentation/admin-guide/cgroup-v1/memory.rst and cgroup-v2.rst; sched-bwc.rst.

@@ -1,7 +1,7 @@
 """The texts of the registry protocol (OCI distribution-spec; RFC 9110 for its HTTP): addresses, challenges,
 tokens.
 
-Not its requests: `host.registry` makes those. Whatever a registry sends is judged here before it is used.
+Not its requests: `host.registry.client` makes those. Whatever a registry sends is judged here before it is used.
 """
 
 import re

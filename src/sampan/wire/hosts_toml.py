@@ -11,7 +11,7 @@
       [host."https://mirror.example:5000".header]
         x-example = ["value"]
 
-Not the directories they are in: `host.registry_hosts` reads those. Keys that are unknown are passed over: the
+Not the directories they are in: `host.registry.hosts` reads those. Keys that are unknown are passed over: the
 files are shared with other runtimes, which may know more.
 """
 

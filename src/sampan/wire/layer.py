@@ -2,7 +2,7 @@
 allowed.
 
 Paths are taken as in a chroot: a leading slash or ".." never leads above the layer's root. Resolving symlinks
-is the unpacker's work (host/unpack_write.py), on descriptors. Source: OCI image-spec layer.md.
+is the unpacker's work (host/unpack/write.py), on descriptors. Source: OCI image-spec layer.md.
 """
 
 from sampan.model.errors import Invalid

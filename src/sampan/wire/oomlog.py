@@ -1,4 +1,4 @@
-"""The kernel log's line about a kill for want of memory. Pure: `host.oom` reads the log.
+"""The kernel log's line about a kill for want of memory. Pure: `host.cgroup.oom` reads the log.
 
 One record of /dev/kmsg is `PRIORITY,SEQUENCE,MICROSECONDS,FLAGS;TEXT` (Documentation/ABI/testing/dev-kmsg), and
 the text is made by dump_oom_victim in mm/oom_kill.c (Linux 5.0 and later). Anybody with access to /dev/kmsg can write

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from sampan.host.cni import bridge, nftables, portmap
 from sampan.host.cni.links import Links
-from sampan.host.network import CniNetwork
+from sampan.host.cni.network import CniNetwork
 from sampan.host.syscalls import CLONE_NEWNET, setns
 from sampan.runtime.ports import Attached, Attachment, PortMapping
 

@@ -407,7 +407,7 @@ async def test_a_failure_at_any_step_leaves_nothing(
 KILLED = """
 import asyncio, sys, json
 from pathlib import Path
-from sampan.host.network import CniNetwork
+from sampan.host.cni.network import CniNetwork
 from sampan.runtime.ports import Attachment, PortMapping
 conf_dir, pod_id, netns, conflist = sys.argv[1:]
 pod = Attachment(pod_id, netns, "web-0", "default", "u-1", conflist.encode(),

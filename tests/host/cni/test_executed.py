@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from sampan.host.cni.executed import SECONDS, Executed
-from sampan.host.network import CniNetwork
+from sampan.host.cni.network import CniNetwork
 from sampan.model.errors import SampanError, ToolFailed, Unavailable
 from sampan.runtime.ports import Attachment
 from sampan.wire.cni_request import Target

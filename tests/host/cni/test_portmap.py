@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 
 from sampan.host.cni import nftables
-from sampan.host.network import CniNetwork
+from sampan.host.cni.network import CniNetwork
 from sampan.model.errors import Unavailable
 from sampan.runtime.ports import Attachment, PortMapping
 from tests.host.cni.lab import Echo, Lab, ask_tcp, ask_udp, attached, inside, output

@@ -1,0 +1,314 @@
+"""Requests to one registry host (RFC 9110, distribution-spec). Imports aiohttp: loaded at the first pull.
+
+What is asked for, and of which host, is `host.registry.client`'s business. Held here: credentials and configured
+headers go to the host's own origin alone; redirects are few, never leave TLS and never reach an address that
+`host.registry.address` refuses; nothing is decompressed; nothing is read beyond what was asked for; what
+breaks is tried again, with patience but not for ever; no error shows a query, a user or a token.
+"""
+
+import asyncio
+import random
+import re
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TypeVar
+from urllib.request import getproxies, proxy_bypass
+
+import aiohttp
+from multidict import CIMultiDict
+from yarl import URL
+
+from sampan.host.registry.address import AddressRefused, Resolver, tls
+from sampan.host.registry.failures import Broken, explain, refusal
+from sampan.host.registry.login import Login
+from sampan.model.errors import Invalid, RegistryUnavailable
+from sampan.wire import distribution
+from sampan.wire.credentials import Credentials
+from sampan.wire.hosts_toml import Host
+from sampan.wire.reference import Reference
+
+T = TypeVar("T")
+REDIRECTS = 5
+ATTEMPTS = 4
+LONGEST_WAIT = 60.0  # seconds; a registry that asks for more is not waited for
+READ_BUFFER = 512 << 10  # bytes buffered of one download before the socket is left to wait
+ERROR_BODY = 64 << 10  # bytes of an error answer that are read
+MINIMUM_RATE = 1024  # bytes a second; a download below it for an attempt's time is taken up anew
+WORTH_ANOTHER = 1 << 20  # bytes a broken download must have brought for its attempts to count anew
+
+_LOCATION = re.compile(r"[\x21-\x7e]+")
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long to wait: `progress` seconds (0: for ever) for a byte to move, over all attempts that bring
+    nothing; and how the pause between two attempts is made."""
+
+    progress: float = 300.0
+    pause: Callable[[float], Awaitable[None]] = asyncio.sleep
+
+    @property
+    def attempt(self) -> float | None:
+        """The share of one attempt: a stalled connection is worth a new one before all patience is gone."""
+        return self.progress / ATTEMPTS or None
+
+
+class Endpoint:
+    """One host, for the length of one pull."""
+
+    def __init__(
+        self, host: Host, reference: Reference, credentials: Credentials | None, patience: Patience
+    ) -> None:
+        self.host = host
+        self._patience = patience
+        self._origin = URL(f"{host.scheme}://{host.host}").origin()
+        proxies = frozenset(URL(proxy).host or "" for proxy in getproxies().values() if "://" in proxy)
+        self._resolver = Resolver(self._origin.host or "", proxies)
+        self._login = Login(self, reference, credentials)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def request(self, method: str, url: str, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
+        """A successful answer, its body unread. Raises NotFound, Denied, RegistryUnavailable, Invalid."""
+        return await self._retried(lambda: self._authorized(method, url, headers))
+
+    async def fetch(self, url: str, headers: Mapping[str, str], limit: int) -> bytes:
+        """The whole body of a small answer."""
+
+        async def attempt() -> bytes:
+            return await self.read(await self._authorized("GET", url, headers), limit)
+
+        return await self._retried(attempt)
+
+    async def stream(self, url: str, size: int, offset: int) -> AsyncGenerator[bytes, None]:
+        """Bytes `offset` to `size` of a blob; a download that breaks is taken up where it broke."""
+        tries, mark = 0, offset
+        while True:
+            try:
+                async with aclosing(self._part(url, size, offset)) as part:
+                    async for data in part:
+                        offset += len(data)
+                        yield data
+                return
+            except Broken as error:
+                if offset - mark >= WORTH_ANOTHER:
+                    tries, mark = 0, offset
+                tries += 1
+                await self._wait(tries, error)
+
+    # --- attempts -----------------------------------------------------------------------------------------
+
+    async def _retried(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        tries = 0
+        while True:
+            try:
+                return await attempt()
+            except Broken as error:
+                tries += 1
+                await self._wait(tries, error)
+
+    async def _wait(self, tries: int, error: Broken) -> None:
+        """Pause before the next attempt, or give up."""
+        wait = error.after if error.after is not None else min(0.5 * 2 ** (tries - 1), 10.0)
+        if tries >= ATTEMPTS or wait > LONGEST_WAIT:
+            asked = f"; it asks to wait {wait:.0f} s" if error.after is not None else ""
+            raise RegistryUnavailable(f"{error} (attempt {tries}){asked}") from None
+        await self._patience.pause(wait * random.uniform(0.8, 1.2))  # jitter: not all nodes at once
+
+    # --- one answer ---------------------------------------------------------------------------------------
+
+    async def _authorized(self, method: str, url: str, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
+        """One attempt, with one more if the host wants to know who we are."""
+        shown = self._login.authorization
+        response = await self._redirected(method, url, headers, shown)
+        # Only the host itself may ask who we are: not whoever it redirects to.
+        if response.status == 401 and response.url.origin() == self._origin:
+            asked = distribution.challenges(response.headers.getall("WWW-Authenticate", []))
+            await self._error_codes(
+                response
+            )  # reads the body, so that the connection serves the next request
+            if not await self._login.answer(asked, shown):
+                raise refusal(401, distribution.redact(url), "", self._login.hint)
+            response = await self._redirected(method, url, headers, self._login.authorization)
+        if response.status not in (200, 206):
+            raise await self.failure(response)
+        return response
+
+    async def failure(self, response: aiohttp.ClientResponse) -> Exception:
+        """The error that an answer stands for: Broken if the host may answer better later."""
+        codes = await self._error_codes(response)
+        where = distribution.redact(str(response.url))
+        if response.status == 429 or response.status >= 500:
+            after = distribution.retry_after(response.headers.get("Retry-After", ""), time.time())
+            return Broken(f"{where} answered {response.status}{f' ({codes})' if codes else ''}", after)
+        return refusal(response.status, where, codes, self._login.hint)
+
+    async def _redirected(
+        self, method: str, url: str, headers: Mapping[str, str], authorization: str
+    ) -> aiohttp.ClientResponse:
+        target = URL(url, encoded=True)
+        for _ in range(REDIRECTS + 1):
+            own = target.origin() == self._origin
+            # What the host was configured to get, and what proves who we are, is for its own origin only.
+            sent = CIMultiDict(self.host.headers if own else ())
+            if own and authorization:
+                sent["Authorization"] = authorization
+            sent.update(headers)
+            response = await self.send(method, target, sent)
+            if response.status not in _REDIRECTS:
+                return response
+            location = response.headers.get("Location", "")
+            response.close()
+            target = self._next(target, location)
+        raise Invalid(f"{distribution.redact(url)} redirects more than {REDIRECTS} times")
+
+    def _next(self, source: URL, location: str) -> URL:
+        where = distribution.redact(str(source))
+        if not _LOCATION.fullmatch(location):
+            raise Invalid(f"{where} redirects to a malformed address")
+        try:
+            target = source.join(URL(location, encoded=True))
+            plain = target.with_user(None).with_fragment(None)
+        except ValueError:
+            raise Invalid(f"{where} redirects to a malformed address") from None
+        if plain.scheme not in ("http", "https") or not plain.host:
+            raise Invalid(f"{where} redirects to a {plain.scheme[:20]!r} address")
+        if source.scheme == "https" and plain.scheme != "https":
+            raise Invalid(f"{where} redirects from https to plain http, which is not followed")
+        return plain
+
+    async def send(
+        self, method: str, url: URL, headers: Mapping[str, str], form: Mapping[str, str] | None = None
+    ) -> aiohttp.ClientResponse:
+        """One request, no redirect followed. Raises Broken, RegistryUnavailable, Invalid."""
+        own = url.origin() == self._origin
+        context = (
+            await tls(self.host if own else Host("https", url.host or "")) if url.scheme == "https" else True
+        )
+        try:
+            self._resolver.check_literal(url.host or "")
+            async with asyncio.timeout(self._patience.attempt):
+                return await self._opened().request(
+                    method,
+                    url,
+                    headers=headers,
+                    data=form,
+                    allow_redirects=False,
+                    ssl=context,
+                    proxy=_proxy(url),
+                )
+        except (aiohttp.ClientError, AddressRefused, OSError, ValueError) as error:
+            raise explain(error, url, self._patience.attempt) from None
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(resolver=self._resolver, limit=0),
+                timeout=aiohttp.ClientTimeout(
+                    total=None, sock_connect=self.host.dial_timeout, sock_read=self._patience.attempt
+                ),
+                headers={"User-Agent": "sampan", "Accept-Encoding": "identity"},
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                read_bufsize=READ_BUFFER,
+            )
+        return self._session
+
+    # --- bodies -------------------------------------------------------------------------------------------
+
+    async def read(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
+        """The body, if it is within `limit`; the answer is done with afterwards."""
+        data = bytearray()
+        try:
+            async with asyncio.timeout(self._patience.attempt):
+                while piece := await response.content.readany():
+                    data += piece
+                    if len(data) > limit:
+                        where = distribution.redact(str(response.url))
+                        raise Invalid(f"{where} sends more than the {limit} bytes allowed")
+        except (aiohttp.ClientError, OSError) as error:
+            raise explain(error, response.url, self._patience.attempt) from None
+        finally:
+            _done(response)
+        return bytes(data)
+
+    async def _error_codes(self, response: aiohttp.ClientResponse) -> str:
+        try:
+            return distribution.error_codes(await self.read(response, ERROR_BODY))
+        except (Invalid, Broken, RegistryUnavailable):
+            return ""
+
+    async def _part(self, url: str, size: int, offset: int) -> AsyncGenerator[bytes, None]:
+        """What one connection brings of a blob."""
+        headers = {"Range": f"bytes={offset}-"} if offset else {}
+        response = await self._authorized("GET", url, headers)
+        where = distribution.redact(url)
+        try:
+            skip = _to_skip(response, offset, where)
+            left = size - offset
+            async with aclosing(self._pieces(response)) as pieces:
+                async for piece in pieces:
+                    data = piece[skip:] if skip else piece
+                    skip = max(0, skip - len(piece))
+                    left -= len(data)
+                    if left < 0:
+                        raise Invalid(f"{where} is longer than the {size} bytes its descriptor says")
+                    if data:
+                        yield data
+            if left:
+                raise Broken(f"{where} ended {left} bytes early")
+        finally:
+            _done(response)
+
+    async def _pieces(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
+        """The body as it comes. Only waiting for the network counts against its rate, not what is done with
+        it."""
+        clock = asyncio.get_running_loop().time
+        window = self._patience.attempt
+        waited, received = 0.0, 0
+        try:
+            while True:
+                begin = clock()
+                piece = await response.content.readany()
+                if not piece:
+                    return
+                waited += clock() - begin
+                received += len(piece)
+                if window and waited > window:
+                    if received < window * MINIMUM_RATE:
+                        where = distribution.redact(str(response.url))
+                        raise Broken(f"{where} brought only {received} bytes in {waited:.0f} s")
+                    waited, received = 0.0, 0
+                yield piece
+        except (aiohttp.ClientError, OSError) as error:
+            raise explain(error, response.url, window) from None
+
+
+def _to_skip(response: aiohttp.ClientResponse, offset: int, where: str) -> int:
+    """How many bytes of the body we have already: all of them where the host ignored our Range."""
+    if response.status != 206:
+        return offset
+    start = distribution.range_start(response.headers.get("Content-Range", ""))
+    if start is None or start > offset:
+        raise Invalid(f"{where} answered with another range than was asked for")
+    return offset - start
+
+
+def _done(response: aiohttp.ClientResponse) -> None:
+    """Give the connection back if the whole body was read, else drop it."""
+    if response.content.at_eof():
+        response.release()
+    else:
+        response.close()
+
+
+def _proxy(url: URL) -> str | None:
+    """The proxy that the daemon's environment names for this URL."""
+    proxy = getproxies().get(url.scheme)
+    return None if proxy is None or proxy_bypass(url.host or "") else proxy

@@ -1,0 +1,249 @@
+"""The layers on disk: where each lies, how one becomes durable and visible, what a start finds.
+
+    layers/12/fs            a published layer's content; 12 is short, as 500 names must fit in a mount call
+    layers/12/layer.json    what it is
+    layers/0/fs             empty, for images without layers
+    layers/staging/KEY/     being unpacked: fs, rest, whiteouts, work, merged (see host/unpack/child.py)
+    layers/trash/           what is removed (host/storage/trash.py)
+
+A layer is published by one rename, after its content is on disk (syncfs) and before the directory is (fsync):
+a power cut leaves it whole or absent. Blocking; for threads.
+"""
+
+import fcntl
+import logging
+import os
+import secrets
+import stat
+import struct
+from collections.abc import Sequence
+from contextlib import ExitStack
+from errno import ENODATA, ENOENT, ENOTDIR, ENOTSUP
+from pathlib import Path
+
+import msgspec
+
+from sampan.host.storage import trees
+from sampan.host.storage.trash import Trash, opened
+from sampan.host.syscalls import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2, syncfs
+from sampan.host.unpack.layout import MERGED, REST, ROOT, STAGING, WHITEOUTS, WORK
+from sampan.host.unpack.write import OPAQUE
+
+EMPTY = "0"
+TRASH, RECORD = "trash", "layer.json"
+_REAL = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
+_GETFLAGS, _SETFLAGS, _TOPDIR = 0x80086601, 0x40086602, 0x00020000  # FS_IOC_*, EXT4_TOPDIR_FL (linux/fs.h)
+log = logging.getLogger("sampan")
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """What layer.json says. `opaque`: the layer hides everything below it."""
+
+    version: int = 1
+    chain_id: str
+    diff_id: str
+    blob_digest: str
+    blob_size: int
+    size: int
+    inodes: int
+    opaque: bool = False
+
+
+class LayerStore:
+    """The directory of all layers."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.trash = Trash(root / TRASH)
+
+    def open(self) -> dict[str, tuple[str, Record]]:
+        """Make the directory; what is published in it: chain id → name and record. Leftovers go to
+        `trash`.
+        """
+        for part in (self.root, self.root / TRASH, self.root / EMPTY):
+            part.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (self.root / EMPTY / ROOT).mkdir(mode=0o755, exist_ok=True)
+        self.discard_staging(())
+        found: dict[str, tuple[str, Record]] = {}
+        for place in sorted(self.root.iterdir()):
+            if place.name in (STAGING, TRASH, EMPTY):
+                continue
+            record = _record(place)
+            if record is None or record.chain_id in found:
+                log.warning("%s is not a whole layer and is removed", place)
+                self.trash.take(place)
+            else:
+                found[record.chain_id] = place.name, record
+        return found
+
+    def discard_staging(self, keep: Sequence[str]) -> None:
+        """Move all staging directories but those of `keep` to the trash."""
+        staging = self.root / STAGING
+        staging.mkdir(mode=0o700, exist_ok=True)
+        _spread(staging)
+        for place in staging.iterdir():
+            if place.name not in keep:
+                self.trash.take(place)
+
+    def stage(self) -> str:
+        """A new staging directory."""
+        key = secrets.token_hex(6)
+        place = self.root / STAGING / key
+        place.mkdir(mode=0o700)
+        for part, mode in ((ROOT, 0o755), (WORK, 0o700), (MERGED, 0o700)):
+            (place / part).mkdir(mode=mode)
+            (place / part).chmod(mode)
+        return key
+
+    def staging(self, key: str) -> Path:
+        return self.root / STAGING / key
+
+    def inherit_root(self, key: str, lowers: Sequence[str]) -> None:
+        """Give a layer that says nothing of its root directory the one of the layer below."""
+        target = self.staging(key) / ROOT
+        if not lowers:
+            target.chmod(0o755)
+            os.utime(target, (0, 0))
+            return
+        source = self.root / lowers[0] / ROOT
+        found = source.stat()
+        os.chown(target, found.st_uid, found.st_gid)
+        target.chmod(stat.S_IMODE(found.st_mode))
+        for attribute in os.listxattr(source):
+            if attribute.startswith(("user.", "trusted.")) and not attribute.startswith("trusted.overlay."):
+                os.setxattr(target, attribute, os.getxattr(source, attribute))
+        os.utime(target, ns=(found.st_mtime_ns, found.st_mtime_ns))
+
+    def prune_whiteouts(self, key: str, lowers: Sequence[str]) -> None:
+        """Remove the whiteouts that hide nothing: overlayfs lists them as if they were files."""
+        place = self.staging(key)
+        names = (place / WHITEOUTS).read_bytes().split(b"\0")[:-1]
+        if not names:
+            return
+        with ExitStack() as stack:
+            own, *below = [
+                stack.enter_context(opened(path))
+                for path in (place / ROOT, *(self.root / lower / ROOT for lower in lowers))
+            ]
+            for name in names:
+                if not _is_whiteout(own, name):
+                    continue
+                if _hidden_by_opaque(own, name) or not _visible(below, name):
+                    _unlink(own, name)
+
+    def publish(self, key: str, name: str, record: Record) -> None:
+        """Make a staged layer durable and visible under `name`."""
+        place = self.staging(key)
+        for leftover in (REST, WHITEOUTS):
+            (place / leftover).unlink(missing_ok=True)
+        with opened(place) as staged, opened(self.root) as root:
+            for leftover in (WORK, MERGED):
+                trees.remove(staged, leftover)
+            (place / RECORD).write_bytes(msgspec.json.encode(record))
+            syncfs(root)
+            place.rename(self.root / name)
+            os.fsync(root)
+
+
+def _record(place: Path) -> Record | None:
+    """A published layer's record; None if it is no whole layer."""
+    try:
+        record = msgspec.json.decode((place / RECORD).read_bytes(), type=Record)
+    except (OSError, msgspec.DecodeError):
+        return None
+    return record if place.name.isdigit() and (place / ROOT).is_dir() and record.version == 1 else None
+
+
+def _spread(directory: Path) -> None:
+    """Tell ext4 that what lies in a directory is unrelated, so each layer gets a part of the disk of its own.
+
+    Unpacking an image right after one was deleted is ten times slower otherwise: ext4 does not reuse an
+    inode for some minutes and searches past all of them. Other file systems do not know the flag.
+    """
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        (flags,) = struct.unpack("l", fcntl.ioctl(fd, _GETFLAGS, bytes(8)))
+        fcntl.ioctl(fd, _SETFLAGS, struct.pack("l", flags | _TOPDIR))
+    except OSError as error:
+        log.debug("%s: no flag for unrelated directories: %s", directory, error)
+    finally:
+        os.close(fd)
+
+
+# --- what a stack of layers shows ---------------------------------------------------------------------------
+
+
+def _visible(layers: Sequence[int], path: bytes) -> bool:
+    """Whether the merged view of `layers` (highest first) has something at `path`, which leads through no
+    symlink.
+
+    The lookup that overlayfs does (kernel Documentation/filesystems/overlayfs.rst, "whiteouts and opaque
+    directories").
+    """
+    for fd in layers:
+        found = _look(fd, path)
+        if found is not None:
+            return stat.S_IFMT(found.st_mode) != stat.S_IFCHR or found.st_rdev != 0
+        if _ends_here(fd, path):
+            return False
+    return False
+
+
+def _look(fd: int, path: bytes) -> os.stat_result | None:
+    try:
+        at = openat2(fd, path, os.O_PATH | os.O_NOFOLLOW, resolve=_REAL)
+    except OSError:
+        return None  # absent, or something on the way is no directory
+    try:
+        return os.fstat(at)
+    finally:
+        os.close(at)
+
+
+def _ends_here(fd: int, path: bytes) -> bool:
+    """Whether this layer hides what layers below it have at `path`, which it does not have itself."""
+    parent = path
+    while parent := parent.rpartition(b"/")[0]:
+        found = _look(fd, parent)
+        if found is not None and not stat.S_ISDIR(found.st_mode):
+            return True
+        if found is not None and _opaque(fd, parent):
+            return True
+    return False
+
+
+def _hidden_by_opaque(fd: int, path: bytes) -> bool:
+    parent = path
+    while parent := parent.rpartition(b"/")[0]:
+        if _opaque(fd, parent):
+            return True
+    return False
+
+
+def _opaque(fd: int, path: bytes) -> bool:
+    at = openat2(fd, path, os.O_RDONLY | os.O_DIRECTORY, resolve=_REAL)
+    try:
+        return os.getxattr(at, OPAQUE) == b"y"
+    except OSError as error:
+        if error.errno in (ENODATA, ENOTSUP, ENOENT, ENOTDIR):
+            return False
+        raise
+    finally:
+        os.close(at)
+
+
+def _is_whiteout(fd: int, path: bytes) -> bool:
+    found = _look(fd, path)
+    return found is not None and stat.S_ISCHR(found.st_mode) and found.st_rdev == 0
+
+
+def _unlink(fd: int, path: bytes) -> None:
+    """Remove a file; its directory keeps its time."""
+    parent, _, name = path.rpartition(b"/")
+    at = openat2(fd, parent or b".", os.O_RDONLY | os.O_DIRECTORY, resolve=_REAL)
+    try:
+        before = os.fstat(at).st_mtime_ns
+        os.unlink(name, dir_fd=at)
+        os.utime(at, ns=(before, before))
+    finally:
+        os.close(at)

@@ -1,0 +1,312 @@
+"""The image layers of this node: unpacked by a child process each, published once, shared by all images.
+
+What lies where on disk is `host.storage.layer_store`'s; what an archive may do is the child's (`host.unpack.child`).
+"""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import msgspec
+
+from sampan.config import Paths
+from sampan.host.process import Child, Finished, spawn
+from sampan.host.storage.layer_store import EMPTY, LayerStore, Record
+from sampan.host.storage.trash import opened
+from sampan.host.threads import in_slow_thread, in_thread
+from sampan.host.unpack.layout import ROOT
+from sampan.model import errors
+from sampan.runtime.image_ports import Staged, Usage
+from sampan.tasks import KeyedLock, finish, step
+
+LIMIT = 500  # layers of one image; overlayfs takes no more
+RESERVE_BYTES = 1 << 30  # left free on the disk, but never more than a twentieth of it
+RESERVE_INODES = 10_000
+_LOADER = (
+    "import sys; sys.path[:0] = sys.argv.pop(1).split(':'); from sampan.host.unpack.child import main; main()"
+)
+# One malloc arena instead of one a thread (address space is limited), and freed buffers kept instead of
+# given back and zeroed again by the kernel (mallopt(3)).
+_ENVIRONMENT = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(64 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(128 << 20),
+    "MALLOC_TOP_PAD_": str(4 << 20),
+}
+
+
+class _Unpacked(msgspec.Struct):
+    """What the child says of a layer. See `host.unpack.child.stage` and `merge`."""
+
+    size: int
+    inodes: int
+    has_root: bool
+    blob_digest: str = ""
+    blob_size: int = 0
+    diff_id: str = ""
+    rest: bool = False
+    whiteouts: bool = False
+    opaque: bool = False
+
+
+class _Answer(msgspec.Struct):
+    ok: _Unpacked | None = None
+    error: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Published:
+    name: str
+    record: Record
+
+
+class Layers:
+    """`runtime.ports.Layers` on the real file system."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._store = LayerStore(paths.layers)
+        self._published: dict[str, _Published] = {}
+        self._staged: dict[str, _Unpacked] = {}  # by key
+        self._working: set[str] = set()  # keys of staging directories in use
+        self._names: set[str] = {EMPTY}
+        self._locks = KeyedLock()
+        self._children = asyncio.Semaphore(max(2, os.cpu_count() or 1))
+
+    async def open(self) -> None:
+        """Read what is there. Half-unpacked and damaged layers are thrown away. Call once, before
+        anything else.
+        """
+        found = await in_slow_thread(self._store.open)
+        self._published = {chain_id: _Published(*entry) for chain_id, entry in found.items()}
+        self._names |= {published.name for published in self._published.values()}
+        self._store.trash.empty()
+
+    async def close(self) -> None:
+        """Stop reclaiming; the next start goes on with it."""
+        await self._store.trash.close()
+
+    # --- reading: from memory -------------------------------------------------------------------------------
+
+    def has(self, chain_id: str) -> bool:
+        """Whether the layer is published and whole."""
+        return chain_id in self._published
+
+    def size(self, chain_id: str) -> int:
+        """Bytes of a published layer, unpacked."""
+        return self._get(chain_id).record.size
+
+    def directory(self, chain_id: str) -> Path:
+        """Where a published layer's files are. Never to be changed."""
+        return self._store.root / self._get(chain_id).name / ROOT
+
+    @property
+    def root(self) -> Path:
+        """What `lowers` is relative to."""
+        return self._store.root
+
+    def lowers(self, chain: Sequence[str]) -> list[str]:
+        """The directories to mount for these chain ids (lowest first): below `root`, highest first, at
+        least one.
+        """
+        return [f"{name}/{ROOT}" for name in self._below(chain)] or [f"{EMPTY}/{ROOT}"]
+
+    async def fs_usage(self) -> Usage:
+        """What all layers take of the disk, from their records."""
+        records = [published.record for published in self._published.values()]
+        return Usage(sum(record.size for record in records), sum(record.inodes for record in records))
+
+    def _get(self, chain_id: str) -> _Published:
+        try:
+            return self._published[chain_id]
+        except KeyError:
+            raise errors.NotFound(f"layer {chain_id} is not in the store; pull its image again") from None
+
+    def _below(self, chain: Sequence[str]) -> list[str]:
+        """Names of the layers that show, highest first: one that hides all below it is the last."""
+        if len(chain) > LIMIT:
+            raise errors.Invalid(f"the image has {len(chain)} layers; overlayfs takes {LIMIT}")
+        names = []
+        for chain_id in reversed(chain):
+            published = self._get(chain_id)
+            names.append(published.name)
+            if published.record.opaque:
+                break
+        return names
+
+    # --- unpacking ------------------------------------------------------------------------------------------
+
+    async def unpack(self, chunks: AsyncIterator[bytes], compression: str, *, base: bool = False) -> Staged:
+        """Unpack one layer from its blob; `compression` is what it should be: gzip, zstd or none.
+
+        `base`: it is the lowest of its image, so nothing has to wait for the layers below. Raises Invalid
+        (bad content), Exhausted (no room), Lost (the child died); then nothing is left.
+        """
+        async with self._children:
+            key = await in_thread(self._store.stage)
+            self._working.add(key)
+            try:
+                await step("layer.unpack", key)
+                self._staged[key] = unpacked = await self._stage(key, chunks, compression, base)
+            except BaseException:
+                await finish(self._drop(key))
+                raise
+        return Staged(
+            key=key,
+            blob_digest=unpacked.blob_digest,
+            blob_size=unpacked.blob_size,
+            diff_id=unpacked.diff_id,
+            size=unpacked.size,
+            inodes=unpacked.inodes,
+        )
+
+    async def _stage(self, key: str, chunks: AsyncIterator[bytes], compression: str, base: bool) -> _Unpacked:
+        arguments = ["stage", compression, "base" if base else "upper", *map(str, await self._reserve())]
+        with opened(self._store.staging(key)) as fd:
+            async with spawn(_argv(arguments), env=_ENVIRONMENT, stdin=True, fds=[fd]) as child:
+                with suppress(BrokenPipeError):  # it has seen enough, and says so
+                    await _feed(child, chunks)
+                await child.close_stdin()
+                return _answer(await child.finished())
+
+    async def _reserve(self) -> tuple[int, int]:
+        """Bytes and inodes that must stay free."""
+        disk = await in_thread(os.statvfs, self._store.root)
+        return min(RESERVE_BYTES, disk.f_blocks * disk.f_frsize // 20), min(
+            RESERVE_INODES, disk.f_files // 20
+        )
+
+    async def discard(self, staged: Staged) -> None:
+        """Drop what was staged. Idempotent."""
+        await finish(self._drop(staged.key))
+
+    async def _drop(self, key: str) -> None:
+        self._staged.pop(key, None)
+        await in_thread(self._store.trash.take, self._store.staging(key))
+        self._working.discard(key)
+        self._store.trash.empty()
+
+    # --- publishing -----------------------------------------------------------------------------------------
+
+    async def publish(self, staged: Staged, chain_id: str, lowers: Sequence[str]) -> None:
+        """Make a staged layer durable and visible over `lowers` (chain ids, lowest first). Idempotent.
+
+        If it fails the staged layer is of no more use: discard it.
+        """
+        async with self._locks(chain_id):
+            if chain_id in self._published:
+                await self.discard(staged)
+                return
+            unpacked = self._staged.get(staged.key)
+            if unpacked is None:
+                raise errors.NotFound(f"layer {chain_id} is not staged any more; unpack it again")
+            await finish(self._publish(staged.key, unpacked, chain_id, self._below(lowers)))
+
+    async def _publish(self, key: str, unpacked: _Unpacked, chain_id: str, below: Sequence[str]) -> None:
+        if not unpacked.has_root:
+            await in_thread(self._store.inherit_root, key, below)
+        visible = [] if unpacked.opaque else below
+        if unpacked.whiteouts:
+            await in_slow_thread(self._store.prune_whiteouts, key, visible)
+        if unpacked.rest:
+            await step("layer.merge", chain_id)
+            merged = await self._merge(key, visible)
+            unpacked.size += merged.size
+            unpacked.inodes += merged.inodes
+        record = Record(
+            chain_id=chain_id,
+            diff_id=unpacked.diff_id,
+            blob_digest=unpacked.blob_digest,
+            blob_size=unpacked.blob_size,
+            size=unpacked.size,
+            inodes=unpacked.inodes,
+            opaque=unpacked.opaque,
+        )
+        name = self._new_name()
+        try:
+            await step("layer.publish", chain_id)
+            await in_slow_thread(self._store.publish, key, name, record)
+        except BaseException:
+            self._names.discard(name)
+            raise
+        self._published[chain_id] = _Published(name, record)
+        self._staged.pop(key, None)
+        self._working.discard(key)
+
+    def _new_name(self) -> str:
+        """The smallest free number: names must be short."""
+        number = 1
+        while str(number) in self._names:
+            number += 1
+        self._names.add(str(number))
+        return str(number)
+
+    async def _merge(self, key: str, below: Sequence[str]) -> _Unpacked:
+        """Let a child write the part of the layer that depends on the layers below."""
+        lowers = ":".join(f"{name}/{ROOT}" for name in below or (EMPTY,))
+        arguments = ["merge", key, *map(str, await self._reserve()), lowers]
+        with opened(self._store.root) as fd:
+            async with spawn(_argv(arguments), env=_ENVIRONMENT, fds=[fd]) as child:
+                return _answer(await child.finished())
+
+    # --- removing -------------------------------------------------------------------------------------------
+
+    async def remove(self, chain_id: str) -> None:
+        """Remove a published layer; its space comes back soon after. Idempotent."""
+        async with self._locks(chain_id):
+            published = self._published.get(chain_id)
+            if published is not None:
+                await step("layer.remove", chain_id)
+                await finish(self._remove(chain_id, published.name))
+
+    async def _remove(self, chain_id: str, name: str) -> None:
+        await in_thread(self._store.trash.take, self._store.root / name)
+        del self._published[chain_id]
+        self._names.discard(name)
+        self._store.trash.empty()
+
+    async def sweep(self, keep: Collection[str]) -> None:
+        """Remove every published layer that is not in `keep`, and staging that nobody works on."""
+        for chain_id in [chain_id for chain_id in self._published if chain_id not in keep]:
+            await self.remove(chain_id)
+        await in_thread(self._store.discard_staging, tuple(self._working))
+        self._store.trash.empty()
+
+
+async def _feed(child: Child, chunks: AsyncIterator[bytes]) -> None:
+    async for chunk in chunks:
+        await child.write(chunk)
+
+
+@cache
+def _search_path() -> str:
+    """Where the child finds us and the decompressors; it is started without `site`, which takes a while."""
+    origins = [Path(__file__).parents[3]]
+    for library in ("isal", "zstandard"):
+        spec = find_spec(library)
+        if spec is not None and spec.origin is not None:
+            origins.append(Path(spec.origin).parents[1])
+    return ":".join(dict.fromkeys(map(str, origins)))
+
+
+def _argv(arguments: Sequence[str]) -> list[str]:
+    return [sys.executable, "-I", "-S", "-c", _LOADER, _search_path(), *arguments]
+
+
+def _answer(finished: Finished) -> _Unpacked:
+    """What the child found, or its failure as ours."""
+    try:
+        answer = msgspec.json.decode(finished.stdout, type=_Answer)
+    except msgspec.DecodeError:
+        ending = f"signal {-finished.code}" if finished.code < 0 else f"exit code {finished.code}"
+        words = finished.stderr[-500:].decode(errors="replace").strip() or "it said nothing"
+        raise errors.Lost(f"the process that unpacks a layer died ({ending}): {words}") from None
+    if answer.ok is not None:
+        return answer.ok
+    kind, message = answer.error or ("Lost", "the process that unpacks a layer gave no answer")
+    raise {"Invalid": errors.Invalid, "Exhausted": errors.Exhausted}.get(kind, errors.Lost)(message)

@@ -1,0 +1,73 @@
+"""What is removed goes out of sight at once, by a rename, and is deleted in the background; a restart
+goes on with it.
+"""
+
+import itertools
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from sampan.host.storage import trees
+from sampan.host.threads import in_slow_thread
+from sampan.tasks import Tasks
+
+
+class Trash:
+    """A directory of things to delete, on the file system they come from."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._tickets = itertools.count(1)
+        self._tasks = Tasks()
+        self._wanted = False
+        self._running = False
+
+    def take(self, path: Path) -> None:
+        """Move `path` here; nothing there is fine. Blocking."""
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            path.rename(self._directory / f"{next(self._tickets)}-{secrets.token_hex(4)}")
+
+    def empty(self) -> None:
+        """See to it that all that is here now gets deleted. What cannot be is logged and tried again with
+        the next.
+        """
+        self._wanted = True
+        if not self._running:
+            self._running = True
+            self._tasks.start(f"empty {self._directory}", self._empty())
+
+    async def _empty(self) -> None:
+        try:
+            while self._wanted:
+                self._wanted = False
+                await in_slow_thread(self._delete)
+        finally:
+            self._running = False
+
+    def _delete(self) -> None:
+        failed: list[OSError] = []
+        with suppress(FileNotFoundError), opened(self._directory) as fd:
+            for name in os.listdir(fd):  # noqa: PTH208 - pathlib knows no descriptors
+                try:
+                    trees.remove(fd, name)
+                except OSError as error:
+                    failed.append(error)
+        if failed:
+            raise failed[0]
+
+    async def close(self) -> None:
+        """Stop at what is being deleted."""
+        await self._tasks.stop()
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[int]:
+    """A directory by descriptor, for the length of a `with`."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        yield fd
+    finally:
+        os.close(fd)

@@ -1,0 +1,87 @@
+"""The unpacking child's pipeline: read and hash what comes in, inflate it, hash what comes out, each in a
+thread of its own.
+
+Reading, hashing and inflating large buffers release the GIL, so these overlap with each other and with the
+writing. Buffers in flight are bounded. Part of `host.unpack.child`'s child: imports little, and all of it before
+confinement.
+"""
+
+import _thread
+import os
+from _queue import SimpleQueue
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+
+READ = 1 << 18  # bytes; the largest read and the largest inflated piece (fits a core's cache)
+DEPTH = 8  # buffers in flight between two stages
+Inflate = Callable[[Iterator[bytes]], Iterator[bytes]]
+
+
+class Channel:
+    """A bounded queue of buffers from one thread to another. An exception that is sent is raised at the
+    other end.
+    """
+
+    def __init__(self, depth: int = DEPTH) -> None:
+        self._items: SimpleQueue[bytes | BaseException | None] = SimpleQueue()
+        self._room: SimpleQueue[None] = SimpleQueue()
+        for _ in range(depth):
+            self._room.put(None)
+
+    def feed(self, pieces: Iterator[bytes]) -> None:
+        """Send all of `pieces`, then the end or whatever they raised."""
+        try:
+            for piece in pieces:
+                self._room.get()
+                self._items.put(piece)
+            self._items.put(None)
+        except BaseException as error:  # noqa: BLE001 - carried to the other thread
+            self._items.put(error)
+
+    def __iter__(self) -> Iterator[bytes]:
+        while (item := self._items.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+            self._room.put(None)
+
+
+class Hashed:
+    """Passes chunks on and keeps their count and SHA-256."""
+
+    def __init__(self) -> None:
+        self._hash = sha256()
+        self.size = 0
+
+    def over(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        for chunk in chunks:
+            self._hash.update(chunk)
+            self.size += len(chunk)
+            yield chunk
+
+    @property
+    def digest(self) -> str:
+        return "sha256:" + self._hash.hexdigest()
+
+
+def read(fd: int, first: bytes = b"") -> Iterator[bytes]:
+    """What comes from `fd`, after `first`, which was read before."""
+    if first:
+        yield first
+    while chunk := os.read(fd, READ):
+        yield chunk
+
+
+def pipeline(chunks: Iterator[bytes], inflate: Inflate) -> tuple[Iterator[bytes], Hashed, Hashed]:
+    """Start the threads. Returns the uncompressed bytes, and the hashes of both sides, whole once those
+    have ended.
+    """
+    blob, plain = Hashed(), Hashed()
+    arrived, inflated, hashed = Channel(), Channel(), Channel()
+    for channel, pieces in (
+        (arrived, blob.over(chunks)),
+        (inflated, inflate(iter(arrived))),
+        (hashed, plain.over(iter(inflated))),
+    ):
+        _thread.start_new_thread(channel.feed, (pieces,))
+    return iter(hashed), blob, plain
