@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import os
+import re
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -184,7 +185,7 @@ async def test_who_is_alive_can_be_told(lab: Lab) -> None:
     launch, launched = await lab.run("sleep", "1000")
     await until(lambda: read_small(f"/proc/{launched.init.pid}/comm") == b"sleep\n")
     [alive] = await lab.oci.survivors(lab.handler, launch.id)
-    assert alive.startswith(f"pid {launched.init.pid} (sleep) is in state S")
+    assert re.match(rf"pid {launched.init.pid} \(sleep\) is in state [SR]", alive)
 
 
 # --- kills for memory ---------------------------------------------------------------------------------------
@@ -236,7 +237,9 @@ async def test_the_limit_of_the_pod(lab: Lab) -> None:
     end = await ended(lab, launch, launched)
     assert end.code == 137
     if LOG:
-        assert (kill(end).scope, kill(end).limit) == (OomScope.POD, 24 * MIB)
+        assert kill(end).scope is OomScope.POD
+        # systemd removes an empty slice, and its limit with it, perhaps before anybody has looked
+        assert kill(end).limit in ((24 * MIB, None) if lab.driver == "systemd" else (24 * MIB,))
         assert kill(end).victim == "tail"
 
 
