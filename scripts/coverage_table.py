@@ -6,6 +6,8 @@ one verdict is true of all of it, or it has a table of its own ("section"). `tes
 """
 
 import ast
+import json
+import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -100,26 +102,81 @@ def leaf(message: Descriptor) -> bool:
 
 
 @cache
-def functions(file: str) -> frozenset[str]:
-    """The tests in a file."""
+def functions(file: str) -> Mapping[str, frozenset[str]]:
+    """The tests in a file, each with the names it speaks of: arguments, attributes and words of strings, in itself,
+    its decorators and the tables of its module that it names. What it only has in a comment or a helper is not there."""
     path = ROOT / file
     if not path.is_file():
-        return frozenset()
-    found = ast.walk(ast.parse(path.read_text()))
-    return frozenset(
-        node.name
-        for node in found
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
-    )
+        return {}
+    body = ast.parse(path.read_text()).body
+    tables = {target.id: node for node in body for target in _targets(node)}
+    found = {}
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
+            parts = [*node.decorator_list, node.args, *node.body[ast.get_docstring(node) is not None :]]
+            named = {inner.id for part in parts for inner in ast.walk(part) if isinstance(inner, ast.Name)}
+            parts += [tables[name] for name in sorted(named & set(tables))]
+            found[node.name] = frozenset(name for part in parts for name in _names(part))
+    return found
+
+
+def _targets(node: ast.stmt) -> Iterator[ast.Name]:
+    targets = node.targets if isinstance(node, ast.Assign) else []
+    targets = [node.target] if isinstance(node, ast.AnnAssign) else targets
+    yield from (name for target in targets for name in ast.walk(target) if isinstance(name, ast.Name))
+
+
+def _names(part: ast.AST) -> Iterator[str]:
+    for node in ast.walk(part):
+        if isinstance(node, ast.keyword) and node.arg:
+            yield node.arg
+        elif isinstance(node, ast.Attribute):
+            yield node.attr
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield from re.findall(r"\w+", node.value)
 
 
 def exists(test: str, field: str) -> bool:
-    """Whether there is a test FILE::FUNCTION, or a golden case whose request has the field."""
+    """Whether there is a test FILE::FUNCTION, or a golden case whose request has the field TABLE.FIELD."""
     if test.startswith(CASE):
         request = ROOT / place(test)
-        return request.is_file() and f'"{field.rpartition(".")[2]}"' in request.read_text()
+        return request.is_file() and _has(json.loads(request.read_text()), _steps(field))
     file, _, function = test.partition("::")
     return function in functions(file)
+
+
+def speaks(test: str, field: str) -> bool:
+    """Whether the test speaks of the field TABLE.FIELD; of one at the top of a request, of the RPC too."""
+    if test.startswith(CASE):
+        return exists(test, field)
+    file, _, function = test.partition("::")
+    names = functions(file).get(function, frozenset())
+    table, *steps = field.split(".")
+    rpc = table.removesuffix("Request")
+    return steps[-1] in names and (len(steps) > 1 or rpc == table or not names.isdisjoint({rpc, table}))
+
+
+def _steps(field: str) -> list[str]:
+    """The way to the field in a golden case: from the message of its table, or from the `config` of a request."""
+    table, *steps = field.split(".")
+    roots = {"CreateContainerRequest": ["container"], "RunPodSandboxRequest": ["pod"]}
+    return [*roots.get(table, []), *(steps[1:] if steps[0] == "config" else steps)]
+
+
+def _has(value: object, steps: list[str]) -> bool:
+    """Whether the JSON has these keys, one in another, somewhere; lists are looked through."""
+    inner = value if isinstance(value, list) else list(value.values()) if isinstance(value, dict) else []
+    if any(_has(one, steps) for one in inner):
+        return True
+    return isinstance(value, dict) and _follows(value, steps)
+
+
+def _follows(value: object, steps: list[str]) -> bool:
+    if isinstance(value, list):
+        return any(_follows(one, steps) for one in value)
+    return not steps or (
+        isinstance(value, dict) and steps[0] in value and _follows(value[steps[0]], steps[1:])
+    )
 
 
 def place(test: str) -> str:
