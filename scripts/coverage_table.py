@@ -104,7 +104,7 @@ def leaf(message: Descriptor) -> bool:
 @cache
 def functions(file: str) -> Mapping[str, frozenset[str]]:
     """The tests in a file, each with the names it speaks of: arguments, attributes and words of strings, in itself,
-    its decorators and the tables of its module that it names. What it only has in a comment or a helper is not there."""
+    its decorators and the tables of its module that it names. Comments and helpers do not count."""
     path = ROOT / file
     if not path.is_file():
         return {}

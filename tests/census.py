@@ -13,6 +13,7 @@ import json
 import os
 import re
 import sqlite3
+import stat
 import subprocess
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -54,6 +55,7 @@ def take(scope: Scope) -> Census:
         "rows": Counter(rows(scope)),
         "descriptors": Counter(descriptors(scope)),
         "threads": Counter(threads(scope)),
+        "devices": Counter(devices()),
     }
 
 
@@ -227,6 +229,13 @@ def threads(scope: Scope) -> Iterator[str]:
     for entry in Path(f"/proc/{scope.daemon}/task").iterdir() if scope.daemon else []:
         with contextlib.suppress(OSError):
             yield (entry / "comm").read_text().strip()
+
+
+def devices() -> Iterator[str]:
+    """Whose the machine's own device files are: a runtime hands them to containers, never over to them."""
+    for name in ("null", "zero", "full", "random", "urandom", "tty", "ptmx"):
+        found = Path("/dev", name).stat()
+        yield f"/dev/{name} of {found.st_uid}:{found.st_gid}, mode {stat.S_IMODE(found.st_mode):o}"
 
 
 def categories(census: Census, names: Sequence[str]) -> Census:

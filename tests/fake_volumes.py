@@ -8,7 +8,8 @@ from sampan.runtime.image_ports import IdMapped, ImageMount
 
 
 class FakeVolumes:
-    """Images have no directories but those in `directories`; `relabelled` are paths and their labels."""
+    """Images have no directories but those in `directories`; `relabelled` are paths and their labels, `labels` those
+    that images are shown with, by the container."""
 
     def __init__(self, shown: set[str], did: Callable[[str], Awaitable[None]]) -> None:
         self.shown = shown
@@ -16,10 +17,12 @@ class FakeVolumes:
         self.directories = {""}
         self.relabelled: list[tuple[str, str]] = []
         self.probed: list[str] = []
+        self.labels: dict[str, str] = {}
         self.made: dict[str, tuple[int, int]] = {}
 
-    async def show(self, id: str, image: ImageMount, users: IdMapped | None = None) -> str:
+    async def show(self, id: str, image: ImageMount, users: IdMapped | None = None, label: str = "") -> str:
         self.shown.add(id)
+        self.labels[id] = label
         await self._did("volumes.show")
         if image.sub_path not in self.directories:
             raise ImageVolumeMountFailed(f"mounts[{image.number}].image_sub_path {image.sub_path!r}: no such")

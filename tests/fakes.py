@@ -80,6 +80,7 @@ class World:
     our_cgroups: set[str] = field(default_factory=set)  # marked, as the real ones are
     roots: set[str] = field(default_factory=set)
     users: dict[str, IdMapped | None] = field(default_factory=dict)  # whose files each root ever made holds
+    labels: dict[str, str] = field(default_factory=dict)  # the SELinux label of each
     shown: set[str] = field(default_factory=set)  # containers that images are shown to
     bundles: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     processes: dict[str, Process] = field(default_factory=dict)
@@ -395,8 +396,11 @@ class FakeRootfs:
     def __init__(self, world: World) -> None:
         self._world = world
 
-    async def prepare(self, id: str, layers: Sequence[str], users: IdMapped | None = None) -> Path:
+    async def prepare(
+        self, id: str, layers: Sequence[str], users: IdMapped | None = None, label: str = ""
+    ) -> Path:
         self._world.roots.add(id)
+        self._world.labels[id] = label
         self._world.users[id] = users
         await self._world.did("rootfs.prepare")
         return Path("/roots") / id

@@ -1,5 +1,7 @@
 """docs/cri-coverage.toml says what becomes of every field of every request, and names a test that proves it."""
 
+from pathlib import Path
+
 import pytest
 
 from scripts import coverage_table as coverage
@@ -53,16 +55,30 @@ def test_a_test_that_is_not_there_is_noticed() -> None:
     assert not coverage.exists("golden:terminal", "RunPodSandboxRequest.config.tty")
 
 
-TABLE = ["filter.label_selector"]
+A_TEST = '''
+TABLE = ["a.in_a_table"]
+BESIDE = {"beside": 1}
+
+def helper(): return dict(in_a_helper=1)
+
+@pytest.mark.parametrize("x", [cri.StopContainerRequest(in_a_decorator=1)])
+def test_it(x, argument):
+    """In_words."""
+    variable = TABLE, x.in_an_attribute  # in_a_comment
+'''
 
 
-@pytest.mark.parametrize("what", ["field overhead of a request"])
-def test_a_test_speaks_of_what_it_says_itself(what: str) -> None:
-    """Not of what stands beside it, nor of the filter.state that only its words for people name."""
-    here = "tests/test_cri_coverage.py::test_a_test_speaks_of_what_it_says_itself"
-    assert coverage.speaks(here, "ImageFilter.overhead") and what and TABLE
-    assert coverage.speaks(here, "ImageFilter.label_selector")
-    assert not coverage.speaks(here, "ImageFilter." + "st" + "ate")
-    assert not coverage.speaks(here, "StopContainerRequest." + "time" + "out")
-    assert coverage.speaks(here, "ImageFilter.speaks")
-    assert not coverage.speaks(here, "Status" + "Request.speaks")
+def test_a_test_speaks_of_what_it_says_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "it.py").write_text(A_TEST)
+    monkeypatch.setattr(coverage, "ROOT", tmp_path)
+    coverage.functions.cache_clear()
+
+    def speaks(field: str) -> bool:
+        return coverage.speaks("it.py::test_it", field)
+
+    assert speaks("M.in_a_table") and speaks("M.in_a_decorator") and speaks("M.deep.in_an_attribute")
+    assert speaks("StopContainerRequest.in_a_decorator")
+    assert not speaks("StartContainerRequest.in_a_decorator"), "of a request's own field it names the RPC too"
+    for name in ("beside", "in_a_helper", "in_a_comment", "In_words", "variable", "argument", "BESIDE"):
+        assert not speaks(f"M.{name}"), name
+    coverage.functions.cache_clear()

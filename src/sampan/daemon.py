@@ -195,10 +195,10 @@ async def _machine(
     )
 
 
-def serve(daemon: Daemon) -> grpc.aio.Server:
+def serve(daemon: Daemon, interceptor: Interceptor) -> grpc.aio.Server:
     """The gRPC server with every service, bound to the socket (0600)."""
     server = grpc.aio.server(
-        interceptors=[Interceptor()],
+        interceptors=[interceptor],
         options=[
             ("grpc.max_receive_message_length", RECEIVE_LIMIT),
             ("grpc.max_send_message_length", SEND_LIMIT),
@@ -236,7 +236,8 @@ async def run(config: Config) -> None:
     daemon = await build(config)
     await daemon.images.start()
     await daemon.recovery.run()
-    server = serve(daemon)
+    interceptor = Interceptor()
+    server = serve(daemon, interceptor)
     await server.start()
     gc.collect()
     gc.freeze()  # what start-up made lives as long as we do: no later collection needs to look at it
@@ -246,7 +247,7 @@ async def run(config: Config) -> None:
     notify("STOPPING=1")
     log.info("ending: waiting up to %d s for the calls in flight; containers go on", STOP_SECONDS)
     daemon.cases.events.close()  # these streams would end by themselves never
-    await server.stop(STOP_SECONDS)
+    await interceptor.stop(server, STOP_SECONDS)
     await _settle(daemon)
     for close in daemon.close:
         await close()

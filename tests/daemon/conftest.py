@@ -157,6 +157,14 @@ class Live:
         """The content of the container's log, a line an entry."""
         return [line.split(" ", 3)[3] for line in Path(self.status(id).log_path).read_text().splitlines()]
 
+    def until_logged(self, id: str, seconds: float = 20) -> list[str]:
+        """The same, as soon as there is something: conmon writes it in its own time."""
+        deadline = time.monotonic() + seconds
+        while not (lines := self.logged(id)):
+            assert time.monotonic() < deadline, f"container {id} logs nothing"
+            time.sleep(0.01)
+        return lines
+
     def exec(self, id: str, *command: str, timeout: int = 20) -> cri.ExecSyncResponse:
         return self.runtime.ExecSync(cri.ExecSyncRequest(container_id=id, cmd=list(command), timeout=timeout))
 

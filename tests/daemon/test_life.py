@@ -24,7 +24,7 @@ def test_a_pod_with_a_web_server_is_reached_and_leaves_nothing(daemon: Live) -> 
     container = daemon.started(pod, "sh", "-c", script)
     ip = daemon.runtime.PodSandboxStatus(cri.PodSandboxStatusRequest(pod_sandbox_id=pod)).status.network.ip
     assert fetch(f"http://{ip}:8080/index.html") == "hello\n"
-    assert daemon.logged(container) == ["serving"]
+    assert daemon.until_logged(container) == ["serving"]
     daemon.runtime.StopContainer(cri.StopContainerRequest(container_id=container, timeout=1))
     daemon.runtime.RemoveContainer(cri.RemoveContainerRequest(container_id=container))
     daemon.runtime.StopPodSandbox(cri.StopPodSandboxRequest(pod_sandbox_id=pod))

@@ -27,3 +27,13 @@ def test_block_devices_have_names_where_the_kernel_knows_them() -> None:
         pytest.skip("no block device here")
     assert filesystems.block_device(numbers[0]).startswith("/dev/")
     assert filesystems.block_device("9999:9") == "9999:9"
+
+
+def test_a_number_that_is_used_again_has_its_new_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "old"
+    monkeypatch.setattr(Path, "readlink", lambda _: tmp_path / name)
+    assert filesystems.block_device("7:9") == "/dev/old"
+    name = "new"
+    assert filesystems.block_device("7:9") == "/dev/new"

@@ -152,3 +152,12 @@ async def test_a_number_used_again_is_not_the_family() -> None:
         await kill_family(ProcessRef(process.pid, process.start + 1))
         await asyncio.sleep(0)
         assert find(child.pid) == process
+
+
+async def test_a_small_file_is_read_to_its_end_or_the_limit_whatever_one_read_gives(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"0123456789")
+    assert (processes.read_small(path), processes.read_small(path, 4)) == (b"0123456789", b"0123")
+    symbols = processes.read_small("/proc/kallsyms")  # a list of records, of which one read gives a page
+    assert len(symbols) == 1 << 16
+    assert symbols == Path("/proc/kallsyms").read_bytes()[: 1 << 16]

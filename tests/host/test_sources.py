@@ -48,6 +48,15 @@ async def test_what_does_not_exist_is_left_out(path: str) -> None:
     assert await sources.sources([path]) == {}
 
 
+async def test_a_link_to_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    """Whatever is made of the name has to fit into JSON."""
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff")).mkdir()
+    (tmp_path / "link").symlink_to(os.fsdecode(b"\xff"))
+    with pytest.raises(Invalid, match=r"link' leads to '.*\\udcff', whose name is not UTF-8") as refused:
+        await sources.sources([str(tmp_path / "link")])
+    assert str(refused.value).encode()
+
+
 async def test_nothing_is_opened(tmp_path: Path) -> None:
     """Opening a FIFO would wait for a writer."""
     os.mkfifo(tmp_path / "fifo")

@@ -1,10 +1,12 @@
 import asyncio
+from typing import Any
 
 import pytest
 
 from sampan.api import cri_pb2 as cri
 from sampan.model.container import ContainerState
-from sampan.model.errors import AlreadyExists, Invalid, NotFound, ToolFailed, WrongState
+from sampan.model.errors import AlreadyExists, Invalid, NotFound, SampanError, ToolFailed, WrongState
+from sampan.runtime.handler_ports import HandlerStatus
 from sampan.spec.facts import Source
 from tests.runtime.system import IMAGE, System, container_config, pod_config, until, wire
 
@@ -263,3 +265,62 @@ async def test_concurrent_creates_in_a_shared_pid_namespace_make_one_init_even_i
     await system.container(pod, "quick", pid=cri.POD)
     go_on.set()
     assert await slow
+
+
+@pytest.mark.parametrize("verb", ["stop", "remove"])
+async def test_a_pod_that_goes_while_its_handler_is_looked_at_gets_no_container(
+    monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    system = wire()
+    pod = await system.pod()
+    require = system.machine.handlers.require
+
+    async def slow(name: str) -> HandlerStatus:
+        await getattr(system.pods, verb)(pod)
+        return await require(name)
+
+    monkeypatch.setattr(system.machine.handlers, "require", slow)
+    with pytest.raises(WrongState if verb == "stop" else NotFound, match=pod):
+        await system.container(pod)
+    assert not system.state.containers and "rootfs.prepare" not in system.world.calls
+
+
+async def test_a_pod_that_goes_while_a_leftover_is_torn_down_gets_no_container() -> None:
+    system = wire()
+    pod = await system.pod()
+    system.world.fail("oci.create")
+    system.world.fail("rootfs.remove")
+    with pytest.raises(ToolFailed):
+        await system.container(pod)
+    go_on = system.world.hang("bundles.remove")
+    system.world.calls.clear()
+    create = asyncio.ensure_future(system.container(pod))
+    await until(lambda: "bundles.remove" in system.world.calls)
+    stop = asyncio.ensure_future(system.pods.stop(pod))
+    await until(lambda: system.state.pods[pod].stopping_at)
+    go_on.set()
+    with pytest.raises(WrongState, match=pod):
+        await create
+    await stop
+    assert not system.state.containers and "rootfs.prepare" not in system.world.calls
+
+
+async def test_a_pod_that_is_forgotten_while_the_intent_is_written_gets_no_container(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its removal found no container that it had to wait for."""
+    system = wire()
+    pod = await system.pod()
+    write, removed = system.journal.write, False
+
+    async def slow(changes: Any) -> None:
+        nonlocal removed
+        if not removed:
+            removed = True
+            await system.pods.remove(pod)
+        await write(changes)
+
+    monkeypatch.setattr(system.journal, "write", slow)
+    with pytest.raises(SampanError, match=pod):
+        await system.container(pod)
+    assert (system.world.census(), system.journal.rows) == ({}, {})

@@ -243,6 +243,25 @@ async def test_one_that_is_always_too_slow_still_gets_on(monkeypatch: pytest.Mon
     assert seen == set(state.pods)
 
 
+async def test_a_resynchronisation_that_is_longer_than_the_backlog_is_read_to_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An event that comes while it is read finds room; otherwise it would begin again and again."""
+    monkeypatch.setattr(module, "BACKLOG", 2)
+    state = State(FakeJournal())
+    pods = [msgspec.structs.replace(POD, id=f"{number}") for number in range(10)]
+    containers = [msgspec.structs.replace(CREATED, id=f"c{number}") for number in range(20)]
+    with Events(state).subscribe() as subscription:
+        reader = Reader(subscription)
+        await state.commit(*pods)
+        found: list[Event] = []
+        for container in containers:
+            found += await reader.take(1)
+            await state.commit(container)
+        assert told(found) == [(kind, pod.id) for pod in pods for kind in (C, S)]
+        assert told(await reader.rest()) == [(C, container.id) for container in containers]
+
+
 async def test_closing_ends_every_subscription_and_those_to_come() -> None:
     state = State(FakeJournal())
     events = Events(state)

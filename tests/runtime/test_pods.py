@@ -5,6 +5,8 @@ import pytest
 from sampan.api import cri_pb2 as cri
 from sampan.model.errors import AlreadyExists, Invalid, ToolFailed, Unavailable, WrongState
 from sampan.model.pod import PodState
+from sampan.runtime import exits
+from sampan.runtime.ports import Exit, Launched
 from tests.runtime.system import System, container_config, pod_config, until, wire
 
 RUN_CALLS = ["sandboxes.create", "bundles.make_log_directory", "cgroups.make_parent", "network.attach"]
@@ -232,6 +234,28 @@ async def test_the_init_comes_with_the_first_container_that_shares_the_pid_names
     assert id in system.world.processes and system.world.processes[id].running
     await system.pods.remove(id)
     assert system.world.census() == {}
+
+
+async def test_the_end_of_an_init_that_cannot_be_told_at_once_is_noticed_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(exits, "RETRY_SECONDS", 0)
+    system = wire()
+    wait, failures = system.machine.oci.wait, [OSError("no descriptors"), OSError("no memory")]
+
+    async def told_late(id: str, launched: Launched) -> Exit:
+        end = await wait(id, launched)
+        if id == pod and failures:
+            raise failures.pop()
+        return end
+
+    monkeypatch.setattr(system.machine.oci, "wait", told_late)
+    pod = await system.pod(pid=cri.POD)
+    await system.container(pod, pid=cri.POD)
+    system.journal.failing.append(OSError("no space"))
+    system.world.end(pod, 137)
+    await until(lambda: system.state.pods[pod].state is PodState.NOT_READY)
+    assert not failures and "137" in system.state.pods[pod].broken_reason
 
 
 async def test_a_pod_whose_init_dies_is_not_ready() -> None:

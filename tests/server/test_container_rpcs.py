@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from sampan.api import cri_pb2 as cri
+from sampan.runtime.ports import ExecResult
 from sampan.runtime.state import State
 from sampan.server.container_rpcs import ContainerRpcs
 from tests.fakes import FakeJournal
@@ -20,11 +21,15 @@ class Calls:
         self.seen.append(arguments)
         return "id"
 
-    update = create
+    update = stop = create
+
+    async def sync(self, *arguments: Any) -> ExecResult:
+        self.seen.append(arguments)
+        return ExecResult(7, b"out", b"err")
 
 
 def rpcs(calls: Calls) -> ContainerRpcs:
-    cases = SimpleNamespace(state=State(FakeJournal()), containers=calls, resources=calls)
+    cases = SimpleNamespace(state=State(FakeJournal()), containers=calls, resources=calls, exec=calls)
     return ContainerRpcs(cast(Any, cases))
 
 
@@ -49,3 +54,18 @@ async def test_a_pods_config_is_the_one_it_was_made_with() -> None:
     )
     assert (await rpcs(calls).CreateContainer(request, None)).container_id == "id"
     assert calls.seen == [("p", config)]
+
+
+async def test_a_stop_has_its_seconds() -> None:
+    calls = Calls()
+    await rpcs(calls).StopContainer(cri.StopContainerRequest(container_id="c", timeout=9), None)
+    await rpcs(calls).StopContainer(cri.StopContainerRequest(container_id="c", timeout=-1), None)
+    assert calls.seen == [("c", 9), ("c", -1)]
+
+
+async def test_an_exec_has_its_command_and_its_seconds_and_answers_with_all_that_came() -> None:
+    calls = Calls()
+    request = cri.ExecSyncRequest(container_id="c", cmd=["ls", "-l"], timeout=5)
+    answer = await rpcs(calls).ExecSync(request, None)
+    assert [(id, list(cmd), seconds) for id, cmd, seconds in calls.seen] == [("c", ["ls", "-l"], 5)]
+    assert answer == cri.ExecSyncResponse(stdout=b"out", stderr=b"err", exit_code=7)

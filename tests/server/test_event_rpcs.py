@@ -30,7 +30,8 @@ class Served:
     def __init__(self, directory: Path) -> None:
         self.state = State(FakeJournal())
         self.events = Events(self.state)
-        self.server = grpc.aio.server(interceptors=[Interceptor()])
+        self.interceptor = Interceptor()
+        self.server = grpc.aio.server(interceptors=[self.interceptor])
         cases = cast(Any, SimpleNamespace(state=self.state, events=self.events))
         rpc.add_RuntimeServiceServicer_to_server(RuntimeService(cases), self.server)  # type: ignore[abstract]
         self.endpoint = f"unix://{directory}/s"
@@ -40,7 +41,8 @@ class Served:
 
     async def subscribed(self) -> Any:
         call = self.stub.GetContainerEvents(cri.GetEventsRequest())
-        await cast(Any, call).initial_metadata()
+        async with asyncio.timeout(10):
+            await cast(Any, call).initial_metadata()
         return call
 
     async def close(self) -> None:
@@ -149,9 +151,19 @@ async def test_a_slow_client_is_resynchronised_and_others_do_not_wait_for_it(
 
 async def test_the_end_of_the_daemon_does_not_wait_for_its_streams(served: Served) -> None:
     call = await served.subscribed()
+    await served.state.commit(POD)
     began = time.monotonic()
     served.events.close()
-    await served.server.stop(10)
+    await served.interceptor.stop(served.server, 10)
     assert time.monotonic() - began < 2
+    assert [(await call.read()).container_id for _ in range(2)] == [POD.id] * 2
     assert await call.read() is grpc.aio.EOF
     assert await call.code() is grpc.StatusCode.OK
+
+
+async def test_nor_for_one_that_nobody_reads(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    await flooded(served, monkeypatch)
+    began = time.monotonic()
+    served.events.close()
+    await served.interceptor.stop(served.server, 30)
+    assert time.monotonic() - began < 5

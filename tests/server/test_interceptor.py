@@ -1,11 +1,16 @@
+import asyncio
 import errno
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 
 from sampan.api import cri_pb2 as cri
 from sampan.model import errors
-from sampan.server.interceptor import CODES, code_of, cut, message_of, subject
+from sampan.server.interceptor import CODES, Interceptor, code_of, cut, message_of, subject
 
 
 def test_every_error_has_a_code() -> None:
@@ -51,3 +56,119 @@ def test_the_log_line_names_what_the_call_is_about() -> None:
     metadata = cri.PodSandboxMetadata(name="n", namespace="ns")
     assert subject(cri.RunPodSandboxRequest(config=cri.PodSandboxConfig(metadata=metadata))) == "ns/n"
     assert subject(cri.VersionRequest()) == ""
+
+
+# --- through a real server --------------------------------------------------------------------------------------
+
+Handler = Callable[[bytes, Any], Awaitable[bytes]]
+
+
+class Served:
+    """A server with one method, whose handler a test sets."""
+
+    def __init__(self, directory: Path) -> None:
+        self.handler: Handler
+        self.interceptor = Interceptor()
+        self.server = grpc.aio.server(interceptors=[self.interceptor])
+        method = grpc.unary_unary_rpc_method_handler(lambda request, context: self.handler(request, context))
+        self.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("x", {"Do": method}),))
+        self.server.add_insecure_port(f"unix://{directory}/s")
+        self.channel = grpc.aio.insecure_channel(f"unix://{directory}/s")
+
+    def call(self) -> Any:
+        return self.channel.unary_unary("/x/Do")(b"", timeout=20)  # type: ignore[call-arg]
+
+
+@pytest.fixture
+async def served(short_tmp: Path) -> AsyncIterator[Served]:
+    it = Served(short_tmp)
+    await it.server.start()
+    yield it
+    await it.server.stop(0)
+    await it.channel.close()
+
+
+@pytest.mark.parametrize(
+    ("words", "sent"),
+    [
+        ("no name \udcff", "no name ?"),
+        ("short é", "short é"),
+        ("🛶" * 100_000, "🛶" * 600 + "..."),
+        ("\udcff" * 100_000, "?" * 2400 + "..."),
+    ],
+)
+async def test_every_message_arrives(served: Served, words: str, sent: str) -> None:
+    async def refuse(_: bytes, __: Any) -> bytes:
+        raise errors.Invalid(words)
+
+    served.handler = refuse
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await served.call()
+    assert (error.value.code(), error.value.details()) == (grpc.StatusCode.INVALID_ARGUMENT, sent)
+
+
+async def test_the_end_waits_for_the_calls_in_flight_until_their_answers_are_sent(served: Served) -> None:
+    begun, release = asyncio.Event(), asyncio.Event()
+
+    async def slow(_: bytes, __: Any) -> bytes:
+        begun.set()
+        await release.wait()
+        return b"x" * (1 << 20)
+
+    served.handler = slow
+    calls = [asyncio.ensure_future(_answer(served)) for _ in range(3)]
+    await begun.wait()
+    ending = asyncio.ensure_future(served.interceptor.stop(served.server, 20))
+    await asyncio.sleep(0.05)
+    assert not ending.done()
+    release.set()
+    assert [len(each) for each in await asyncio.gather(*calls)] == [1 << 20] * 3
+    began = time.monotonic()
+    await ending
+    assert time.monotonic() - began < 5
+
+
+async def test_a_call_that_never_ends_has_so_many_seconds(served: Served) -> None:
+    begun = asyncio.Event()
+
+    async def stuck(_: bytes, __: Any) -> bytes:
+        begun.set()
+        await asyncio.Event().wait()
+        return b""
+
+    served.handler = stuck
+    call = asyncio.ensure_future(_answer(served))
+    await begun.wait()
+    began = time.monotonic()
+    await served.interceptor.stop(served.server, 0.2)
+    assert 0.15 < time.monotonic() - began < 5
+    with pytest.raises(grpc.aio.AioRpcError):
+        await call
+
+
+async def test_calls_that_are_over_are_not_waited_for_however_they_ended(served: Served) -> None:
+    begun = asyncio.Event()
+
+    async def left(_: bytes, __: Any) -> bytes:
+        begun.set()
+        await asyncio.Event().wait()
+        return b""
+
+    served.handler = left
+    call = asyncio.ensure_future(_answer(served))
+    await begun.wait()
+    call.cancel()
+    served.handler = _refuse
+    with pytest.raises(grpc.aio.AioRpcError):
+        await served.call()
+    async with asyncio.timeout(5):
+        await served.interceptor.stop(served.server, 30)
+
+
+async def _answer(served: Served) -> bytes:
+    answer: bytes = await served.call()
+    return answer
+
+
+async def _refuse(_: bytes, __: Any) -> bytes:
+    raise errors.NotFound("x")

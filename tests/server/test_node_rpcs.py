@@ -102,7 +102,7 @@ async def test_the_features_of_the_node(able: bool) -> None:
 
 
 async def test_the_verbose_status_is_json_by_key() -> None:
-    found = (await Node().status(verbose=True)).info
+    found = (await Node().rpcs.Status(cri.StatusRequest(verbose=True), None)).info
     assert json.loads(found["config"])["containerd"]["defaultRuntimeName"] == "crun"
     assert json.loads(found["handlers"])["absent"]["problem"] == "absent is not installed"
     assert found["lastCNILoadStatus"] == "OK"
@@ -122,28 +122,34 @@ async def test_the_version_is_the_one_that_the_kubelet_knows() -> None:
     assert answer.runtime_version
 
 
-def told(cidrs: str) -> cri.UpdateRuntimeConfigRequest:
-    network = cri.NetworkConfig(pod_cidr=cidrs)
+def told(network: cri.NetworkConfig | None) -> cri.UpdateRuntimeConfigRequest:
     return cri.UpdateRuntimeConfigRequest(runtime_config=cri.RuntimeConfig(network_config=network))
 
 
 @pytest.mark.parametrize(
-    ("request_", "calls"),
+    ("network", "calls"),
     [
-        (cri.UpdateRuntimeConfigRequest(), []),
-        (told(""), []),
-        (told("10.88.0.0/16"), ["network.pod_cidrs 10.88.0.0/16"]),
-        (told("10.88.0.0/16, fd00::/64"), ["network.pod_cidrs 10.88.0.0/16,fd00::/64"]),
+        (None, []),
+        (cri.NetworkConfig(pod_cidr=""), []),
+        (cri.NetworkConfig(pod_cidr="10.88.0.0/16"), ["network.pod_cidrs 10.88.0.0/16"]),
+        (
+            cri.NetworkConfig(pod_cidr="10.88.0.0/16, fd00::/64"),
+            ["network.pod_cidrs 10.88.0.0/16,fd00::/64"],
+        ),
     ],
 )
-async def test_pod_cidrs_reach_the_network(
-    request_: cri.UpdateRuntimeConfigRequest, calls: list[str]
-) -> None:
+async def test_pod_cidrs_reach_the_network(network: cri.NetworkConfig | None, calls: list[str]) -> None:
     node = Node()
-    await node.rpcs.UpdateRuntimeConfig(request_, None)
+    await node.rpcs.UpdateRuntimeConfig(told(network), None)
     assert node.world.calls == calls
+
+
+async def test_an_update_of_nothing_changes_nothing() -> None:
+    node = Node()
+    await node.rpcs.UpdateRuntimeConfig(cri.UpdateRuntimeConfigRequest(), None)
+    assert node.world.calls == []
 
 
 async def test_what_is_no_cidr_is_refused() -> None:
     with pytest.raises(Invalid, match="pod CIDR"):
-        await Node().rpcs.UpdateRuntimeConfig(told("10.88.0.0/16,"), None)
+        await Node().rpcs.UpdateRuntimeConfig(told(cri.NetworkConfig(pod_cidr="10.88.0.0/16,")), None)

@@ -89,6 +89,18 @@ def test_a_whole_spec_is_taken_for_what_it_adds_and_the_rest_is_named() -> None:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("destination", ["/run", "/run/", "//run", "/x/../run"])
+def test_a_tmpfs_on_run_would_hide_what_images_have_there(destination: str) -> None:
+    """Both `runc spec` and `ctr oci spec` of containerd print such mounts for their own containers."""
+    tmpfs, bind = {"destination": destination, "type": "tmpfs"}, {"destination": "/run", "type": "bind"}
+    below = {"destination": "/run/lock", "type": "tmpfs"}
+    taken, passed_over = base_spec.parse(json.dumps({"mounts": [tmpfs, below, bind]}).encode())
+    assert [(mount["destination"], mount["type"]) for mount in taken["mounts"]] == [
+        ("/run/lock", "tmpfs"), ("/run", "bind"),
+    ]  # fmt: skip
+    assert passed_over == ("mounts: the tmpfs on /run",)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -71,17 +71,19 @@ def facts(request: dict[str, Any]) -> ContainerFacts:
         extra["seccomp_localhost"] = json.dumps(extra["seccomp_localhost"]).encode()
     if "image_mounts" in extra:
         extra["image_mounts"] = {int(number): path for number, path in extra["image_mounts"].items()}
-    for name, kind in (("cdi", tuple[Given, ...]), ("block_io", tuple[DeviceLimits, ...])):
+    tables = {
+        "cdi": tuple[Given, ...],
+        "block_io": tuple[DeviceLimits, ...],
+        "host_devices": tuple[DeviceNode, ...],
+    }
+    for name, kind in tables.items():
         if name in extra:
             extra[name] = msgspec.convert(extra[name], kind)
     return replace(made, **extra)
 
 
 def host(request: dict[str, Any]) -> Host:
-    changes = dict(request.get("host", {}))
-    if "devices" in changes:
-        changes["devices"] = tuple(DeviceNode(**node) for node in changes["devices"])
-    return replace(HOST, **changes)
+    return replace(HOST, **request.get("host", {}))
 
 
 def built(request: dict[str, Any]) -> dict[str, Any]:

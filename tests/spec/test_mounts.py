@@ -248,8 +248,11 @@ def labelled(path: str, **changes: Any) -> ContainerFacts:
     "path", ["/srv/data", "/var/lib/kubelet/pods/1/volumes/x", "/tmp/x", "/home/a", "/etcetera"]
 )
 def test_a_volume_is_relabelled_where_selinux_runs(path: str) -> None:
-    assert volumes.to_relabel(labelled(path, host=SELINUX)) == (path,)
+    known = labelled(path, host=SELINUX)
+    assert volumes.to_relabel(known) == (path,)
     assert volumes.to_relabel(labelled(path)) == ()
+    known.config.mounts[0].selinux_relabel = False
+    assert volumes.to_relabel(known) == ()
 
 
 @pytest.mark.parametrize(

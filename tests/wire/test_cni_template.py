@@ -89,7 +89,16 @@ def test_what_is_not_understood_is_told_with_its_line(template: str, words: str)
         cni_template.render(template, DUAL)
 
 
-@pytest.mark.parametrize("cidr", ["", "10.88.0.0", "10.88.0.0/33", "x/16", '10.0.0.0/8", "type": "evil'])
+def test_a_range_is_written_as_ranges_are() -> None:
+    made = cni_template.values(["10.88.3.4/16", "FD00:0:0:88::1/64"])
+    assert made["PodCIDRRanges"] == ("10.88.0.0/16", "fd00:0:0:88::/64")
+    assert made["PodCIDR"] == "10.88.0.0/16"
+
+
+@pytest.mark.parametrize(
+    "cidr",
+    ["", "10.88.0.0", "10.88.0.0/33", "x/16", '10.0.0.0/8", "type": "evil', 'fe80::1%"}],"x":[{"/64', "fe80::%1/64"],
+)
 def test_only_address_ranges_get_into_a_configuration(cidr: str) -> None:
     with pytest.raises(Invalid, match="pod CIDR"):
         cni_template.values(["10.1.0.0/16", cidr])

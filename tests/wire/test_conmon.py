@@ -46,6 +46,9 @@ def test_the_command_line_names_every_place() -> None:
         ({"stdin": True, "stdin_once": True}, {"--stdin"}, {"--leave-stdin-open"}),
         ({"stdin_once": True}, set(), {"--stdin", "--leave-stdin-open"}),
         ({"systemd_cgroup": True}, {"--systemd-cgroup"}, set()),
+        ({"own_users": True}, {"/bin/sh", "/usr/bin/crun"}, {"--systemd-cgroup"}),
+        ({"own_users": True, "stdin": True}, {"/usr/bin/crun"}, {"/bin/sh"}),
+        ({"own_users": True, "stdin": True, "terminal": True}, {"/bin/sh"}, set()),
     ],
 )
 def test_options_follow_the_request(changes: dict[str, object], present: set[str], absent: set[str]) -> None:

@@ -100,3 +100,36 @@ def test_beneath_is_deepest_first_and_takes_no_neighbour() -> None:
     found = mountinfo.beneath(mountinfo.parse(table), "/p/a")
     assert [mount.point for mount in found] == ["/p/a/b/c", "/p/a/b", "/p/a", "/p/a"]
     assert len(mountinfo.beneath(mountinfo.parse(table), "/")) == 7
+
+
+def table(*lines: str) -> list[mountinfo.Mount]:
+    """`id parent point` each; the source is named after the id."""
+    rows = (line.split() for line in lines)
+    text = "".join(f"{id} {parent} 0:1 / {point} rw - tmpfs s{id} rw\n" for id, parent, point in rows)
+    return mountinfo.parse(text.encode())
+
+
+@pytest.mark.parametrize(
+    ("lines", "source"),
+    [
+        (("1 0 /",), "s1"),
+        (("1 1 /",), "s1"),  # the top of the tree is its own parent
+        (("1 0 /", "2 1 /a", "3 2 /a/b"), "s3"),
+        (("3 2 /a/b", "2 1 /a", "1 0 /"), "s3"),
+        (("1 0 /", "2 1 /a", "3 2 /a"), "s3"),  # stacked
+        (("1 0 /", "3 2 /a", "2 1 /a"), "s3"),  # stacked, and moved: the file's order says nothing
+        (("1 0 /", "2 1 /a/b", "3 1 /a"), "s3"),  # the longer name is under the other, which came later
+        (("1 0 /", "2 1 /a/b", "3 2 /a/b", "4 1 /a"), "s4"),
+        (("1 0 /", "2 1 /a", "3 1 /"), "s3"),
+        (("1 0 /", "2 1 /a/bc", "3 1 /a/b/c/d", "4 1 /x"), "s1"),  # beside it, below it
+        (("1 0 /", "2 1 /a/b/c"), "s2"),
+    ],
+)
+def test_the_mount_that_a_path_lies_on(lines: tuple[str, ...], source: str) -> None:
+    found = mountinfo.under(table(*lines), "/a/b/c")
+    assert found is not None and found.source == source
+
+
+def test_nothing_lies_on_no_mount() -> None:
+    assert mountinfo.under([], "/a") is None
+    assert mountinfo.under(table("1 0 /b"), "/a") is None

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sampan.wire.proc import Stat, family, pids, soft_limit, stat
+from sampan.wire.proc import Stat, family, pids, printable, soft_limit, stat
 
 
 @pytest.mark.parametrize(
@@ -50,6 +50,20 @@ def test_a_known_session_counts_after_its_root_has_gone() -> None:
 
 def test_the_dead_are_no_family() -> None:
     assert family([process(10, 1, 10, dead=True), process(11, 10, 11, dead=True)], 10) == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("my prog)", "my prog)"),
+        ("a` is in state R", "a? is in state R"),
+        ("x\n2026 info\r\x1b[m\0", "x?2026 info??[m?"),
+        ("\u2028\ufffd\x85", "?\ufffd?"),
+        ("x" * 99, "x" * 64),
+    ],
+)
+def test_what_a_process_calls_itself_cannot_speak_for_us(name: str, shown: str) -> None:
+    assert printable(name) == shown
 
 
 def test_pids_are_read_from_a_list() -> None:

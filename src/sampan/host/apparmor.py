@@ -11,13 +11,14 @@ from sampan.host.process import run
 from sampan.host.threads import in_thread
 from sampan.model.errors import SampanError
 from sampan.spec.security import APPARMOR_DEFAULT
-from sampan.tasks import step
+from sampan.tasks import bounded, step
 
 log = logging.getLogger("sampan.apparmor")
 
 ENABLED = Path("/sys/module/apparmor/parameters/enabled")
 LOADED = Path("/sys/kernel/security/apparmor/profiles")
 POLICY = Path("/etc/apparmor.d")
+ANSWER_SECONDS = 30.0  # for the parser: the daemon serves nobody meanwhile
 ABI = "abi/3.0"  # under later ones `network` no longer covers Unix sockets, and user namespaces are mediated
 
 # What the container's namespaces, capabilities, seccomp and masked paths leave open, or a container with more
@@ -94,7 +95,8 @@ async def load_default() -> bool:
         if not await in_thread((POLICY / APPARMOR_DEFAULT).exists):
             text = default_profile(await in_thread((POLICY / ABI).exists))
             await step("apparmor.load", APPARMOR_DEFAULT)
-            await run(["apparmor_parser", "--replace", "--skip-cache"], stdin=text.encode())
+            async with bounded(ANSWER_SECONDS, "apparmor_parser --replace"):
+                await run(["apparmor_parser", "--replace", "--skip-cache"], stdin=text.encode())
     except SampanError as error:
         log.warning(
             "AppArmor is enabled, but the profile %s could not be loaded (its parser: apt install apparmor). Until it "

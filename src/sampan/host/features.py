@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sampan.host.cgroup.cgroups import HostCgroups
-from sampan.host.device import devices
 from sampan.host.process import run
 from sampan.host.threads import in_thread
 from sampan.model.errors import Unavailable
-from sampan.spec.facts import DeviceNode, Host
+from sampan.spec.facts import Host
 from sampan.tasks import bounded
 from sampan.wire import oci_features
 from sampan.wire.cgroup_paths import SYSTEMD, Layout
@@ -100,11 +99,10 @@ def _crun_warnings(version: tuple[int, ...]) -> tuple[str, ...]:
 async def gather(groups: HostCgroups) -> Host:
     """The facts that the spec builders need, of the machine itself: an OCI runtime may be able to do less
     (`Machine.host_of`)."""
-    nodes = await devices.all_devices()
-    return await in_thread(lambda: _host(groups.driver, groups.layout, nodes))
+    return await in_thread(lambda: _host(groups.driver, groups.layout))
 
 
-def _host(driver: str, layout: Layout, nodes: tuple[DeviceNode, ...]) -> Host:
+def _host(driver: str, layout: Layout) -> Host:
     status = _status()
     machine = os.uname()
     kernel = kernel_version(machine.release)
@@ -121,7 +119,6 @@ def _host(driver: str, layout: Layout, nodes: tuple[DeviceNode, ...]) -> Host:
         selinux=Path("/sys/fs/selinux/enforce").exists(),
         seccomp="Seccomp" in status,
         recursive_read_only=kernel >= _RRO_KERNEL,
-        devices=nodes,
         kernel=kernel,
         swap=_accounts_swap(layout),
     )

@@ -22,9 +22,8 @@ def filesystem(directory: Path) -> Filesystem:
     )
 
 
-@lru_cache(maxsize=256)
 def block_device(number: str) -> str:
-    """`254:0` → /dev/vda; the number itself where the kernel does not say."""
+    """`254:0` → /dev/vda; the number itself where the kernel does not say. Not cached: numbers are used again."""
     try:
         return "/dev/" + Path(f"/sys/dev/block/{number}").readlink().name
     except OSError:
@@ -33,12 +32,7 @@ def block_device(number: str) -> str:
 
 @lru_cache(maxsize=16)
 def _device(directory: Path) -> str:
-    """The source of the innermost mount that it is beneath; it stays as long as we run, for our root is in use."""
-    real = str(directory.resolve())
+    """The source of the mount that it lies on; it stays as long as we run, for our root is in use."""
     mounts = mountinfo.parse(Path("/proc/thread-self/mountinfo").read_bytes())
-    above = [one for one in mounts if _beneath(real, one.point)]
-    return max(reversed(above), key=lambda one: len(one.point)).source if above else ""
-
-
-def _beneath(path: str, point: str) -> bool:
-    return point == "/" or path == point or path.startswith(point + "/")
+    found = mountinfo.under(mounts, str(directory.resolve()))
+    return found.source if found else ""

@@ -40,13 +40,22 @@ def hide(path: Path) -> None:
     syscalls.mount("", real, "", syscalls.MS_UNBINDABLE)
 
 
-def tmpfs(target: Path, size: int, mode: int, inodes: int = 0, owner: tuple[int, int] = (0, 0)) -> None:
+def labelled(label: str) -> str:
+    """The option, to be put behind others, that gives all files of a new mount this SELinux label; "" for none. In
+    quotes, for a label has commas in it (mount(8), context=)."""
+    return f',context="{label}"' if label else ""
+
+
+def tmpfs(
+    target: Path, size: int, mode: int, inodes: int = 0, owner: tuple[int, int] = (0, 0), label: str = ""
+) -> None:
     """A new tmpfs of at most `size` bytes (0 would mean half of the memory: refused) without devices or
-    programs; `owner` are uid and gid of its root."""
+    programs; `owner` are uid and gid of its root, `label` is everything's."""
     if size <= 0:
         raise ValueError(f"a tmpfs at {target} needs a size")
     data = f"size={size},mode={mode:o},uid={owner[0]},gid={owner[1]}"
     data += f",nr_inodes={inodes}" if inodes else ""
+    data += labelled(label)
     syscalls.mount("sampan", target, "tmpfs", CLOSED, data)
 
 

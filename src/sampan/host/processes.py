@@ -24,10 +24,17 @@ _STOP_ROUNDS = 20  # looks for new members of a family that forks while it is be
 
 
 def read_small(path: str | os.PathLike[str], limit: int = 1 << 16) -> bytes:
-    """The first `limit` bytes of a file in memory (procfs, cgroupfs, tmpfs). Raises OSError."""
+    """The first `limit` bytes of a file in memory (procfs, cgroupfs, tmpfs). Raises OSError.
+
+    In several reads where it must be: of a list of records (net/dev, cgroup.procs) one read gives no more than a page,
+    whatever its limit (kernel fs/seq_file.c).
+    """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        return os.read(fd, limit)
+        found = os.read(fd, limit)
+        while len(found) < limit and (more := os.read(fd, limit - len(found))):
+            found += more
+        return found
     finally:
         os.close(fd)
 

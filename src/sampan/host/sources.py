@@ -77,7 +77,7 @@ class DiskUsage:
 
 async def sources(paths: Iterable[str]) -> dict[str, Source]:
     """What lies at each of these host paths, and how the mount it lies on propagates; absent ones are left
-    out."""
+    out. Raises Invalid for a link to a name that no config.json can hold."""
     return await in_own_thread(lambda: _sources(paths))
 
 
@@ -99,22 +99,36 @@ def _sources(paths: Iterable[str]) -> dict[str, Source]:
             continue
         try:
             table = table or Path("/proc/thread-self/mountinfo").read_bytes()
-            found[path] = _source(fd, table)
+            found[path] = _source(path, fd, table)
         finally:
             os.close(fd)
     return found
 
 
-def _source(fd: int, table: bytes) -> Source:
+def _source(path: str, fd: int, table: bytes) -> Source:
     mount = mountinfo.find(table, _mount_id(fd))
     link = Path(f"/proc/self/fd/{fd}")
+    real = str(link.readlink())
+    if not _is_text(real):
+        raise Invalid(
+            f"host path {path!r} leads to {real!r}, whose name is not UTF-8: config.json cannot hold it"
+        )
     return Source(
-        path=str(link.readlink()),
+        path=real,
         is_directory=link.is_dir(),
         # One that was mounted after the table was read: claim no propagation, and no flag, that is not known.
         propagation=mount.propagation if mount else "private",
         locked_flags=mount.restrictions if mount else (),
     )
+
+
+def _is_text(path: str) -> bool:
+    """Whether a name from the kernel, any bytes, is UTF-8; Python gives what is not as lone surrogates."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _mount_id(fd: int) -> int:

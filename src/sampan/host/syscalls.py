@@ -132,10 +132,12 @@ def mount(
     flags: int = 0,
     data: str = "",
 ) -> None:
-    """mount(2). `source` and `data` may be empty where the kernel ignores them."""
-    _path_call(
-        "mount", target, _c(source), _c(target), _c(fstype) or None, ctypes.c_ulong(flags), _c(data) or None
-    )
+    """mount(2). `source` and `data` may be empty where the kernel ignores them. E2BIG for more `data` than a page."""
+    options = _c(data)
+    if len(options) >= os.sysconf("SC_PAGESIZE"):  # the kernel would cut it off and mount something else
+        raise OSError(errno.E2BIG, f"mount: {os.strerror(errno.E2BIG)}", os.fspath(target))
+    kind = _c(fstype) or None
+    _path_call("mount", target, _c(source), _c(target), kind, ctypes.c_ulong(flags), options or None)
 
 
 def umount(target: str | os.PathLike[str], flags: int = UMOUNT_NOFOLLOW) -> None:

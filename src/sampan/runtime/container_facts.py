@@ -19,7 +19,7 @@ from sampan.runtime.pod_init import PodInit, pod_facts, users
 from sampan.runtime.seccomp_filters import SeccompFilters
 from sampan.runtime.state import State
 from sampan.runtime.volumes import VolumeWork
-from sampan.spec import namespaces, security
+from sampan.spec import namespaces, security, selinux
 from sampan.spec.facts import ContainerFacts
 from sampan.tasks import bounded
 from sampan.wire import passwd
@@ -53,18 +53,21 @@ class Gathering:
         config = container.config
         context = config.linux.security_context
         owners = users(pod, self._config.paths)
-        root = await self._machine.rootfs.prepare(container.id, image.layers, owners)
+        shared = pod_facts(pod, self._config.paths, pid_namespace)
+        host = self._machine.host_of(container.handler)
+        label = selinux.of_container(context, shared).mount if host.selinux else ""
+        root = await self._machine.rootfs.prepare(container.id, image.layers, owners, label)
         databases = [
             await self._machine.rootfs.read(root, f"/etc/{name}", passwd.LIMIT) for name in USER_FILES
         ]
-        made = await self._volumes.make(pod, container, image, root)
+        made = await self._volumes.make(pod, container, image, root, label)
         looked = await self._look(config)
         facts = ContainerFacts(
             id=container.id,
             config=config,
             image=image.config,
-            pod=pod_facts(pod, self._config.paths, pid_namespace),
-            host=self._machine.host_of(container.handler),
+            pod=shared,
+            host=host,
             base_spec=self._machine.handlers.of(container.handler).base_spec,
             user=passwd.resolve(image.config.user, context, *databases),
             rootfs=str(root),

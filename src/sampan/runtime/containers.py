@@ -27,7 +27,7 @@ from sampan.runtime.stops import Stops
 from sampan.runtime.volumes import images_of
 from sampan.spec import container as container_spec
 from sampan.spec import validate
-from sampan.tasks import Joined, KeyedLock, Tasks, finish, step
+from sampan.tasks import Joined, Tasks, finish, step
 
 log = logging.getLogger("sampan.containers")
 
@@ -60,7 +60,8 @@ class Containers:
         self._filters = SeccompFilters(parts.machine.oci)
         self._gathering = Gathering(parts.config, parts.state, parts.machine, parts.init, self._filters)
         self._joined = Joined()
-        self.locks = KeyedLock()  # by id: starting it, giving it other limits, removing what those look at
+        # by id: starting it, giving it other limits, removing what those look at, choosing how to stop it
+        self.locks = parts.stops.locks
         self._limits = LimitChecks(parts.state, parts.machine)
 
     # --- create ---------------------------------------------------------------------------------------------
@@ -69,10 +70,9 @@ class Containers:
         """Make a container, not started; returns its id. Raises NotFound (pod, image), WrongState (pod not ready),
         Invalid, AlreadyExists (name and attempt taken by another config), ImageVolumeMountFailed, ToolFailed (the OCI
         runtime's words)."""
-        pod = ids.resolve("pod", self._state.pods, pod_id)
-        if pod.state is not PodState.READY:
-            raise WrongState(f"pod {pod.id} is not ready: {pod.broken_reason or 'it was stopped'}")
+        pod = self._ready(pod_id)
         await self._machine.handlers.require(pod.handler)
+        pod = self._ready(pod.id)  # a look at the handler takes its time
         validate.check_container(config, pod.config, self._machine.host_of(pod.handler))
         image = self._images.find(config.image.image)
         if image is None:
@@ -89,6 +89,12 @@ class Containers:
             for used in (image.id, *container.volume_images):
                 self._images.hold(used)  # already now: RemoveImage may come before the intent is on record
         return await self._joined.run(container.key, self._create(pod, container, image, same), config)
+
+    def _ready(self, pod_id: str) -> Pod:
+        pod = ids.resolve("pod", self._state.pods, pod_id)
+        if pod.state is not PodState.READY:
+            raise WrongState(f"pod {pod.id} is not ready: {pod.broken_reason or 'it was stopped'}")
+        return pod
 
     def _plan(
         self, pod: Pod, config: cri.ContainerConfig, image: Image, volume_images: tuple[str, ...]
@@ -118,12 +124,14 @@ class Containers:
 
     async def _create_anew(self, pod: Pod, container: Container, image: Image) -> str:
         await step("container.intent", container.id)
+        self._ready(pod.id)  # what stops the pod waits for a container that is on record, not for this
         await self._state.commit(container)
         try:
             if image.id not in self._state.images:  # its removal was under way before we held it
                 raise NotFound(f"image {image.id} was removed just now; pull it again")
             container = await self._make(pod, container, image)
-            if self._state.pods[pod.id].state is not PodState.READY:
+            current = self._state.pods.get(pod.id)
+            if current is None or current.state is not PodState.READY:
                 raise WrongState(f"pod {pod.id} was stopped while container {container.id} was being created")
             await step("container.created", container.id)
             await self._state.commit(container)
@@ -150,6 +158,7 @@ class Containers:
             terminal=container.config.tty,
             stdin=container.config.stdin,
             stdin_once=container.config.stdin_once,
+            own_users="uidMappings" in spec["linux"],
         )
         await step("container.launch", container.id)
         launched = await self._machine.oci.create(launch)

@@ -14,7 +14,7 @@ async def added(facts: ContainerFacts, machine: Machine) -> ContainerFacts:
     now. May wait on a dead file system: callers bound it. Raises NotFound or Invalid for what this node lacks."""
     config, pod = facts.config, facts.pod.config
     if config.linux.security_context.privileged and facts.host.privileged_devices:
-        facts = replace(facts, host=replace(facts.host, devices=await machine.facts.all_devices()))
+        facts = replace(facts, host_devices=await machine.facts.all_devices())
     if names := cdi.names(config):
         facts = await _with_cdi(facts, machine, await machine.cdi.edits(names))
     if name := io_classes.block_io_class(config, pod):

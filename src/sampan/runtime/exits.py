@@ -2,13 +2,14 @@
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 
 from sampan.config import Config
 from sampan.model import container as transitions
 from sampan.model.container import Container
 from sampan.model.errors import NotFound
 from sampan.runtime.machine import Machine
-from sampan.runtime.ports import Exit, Launched
+from sampan.runtime.ports import Launched
 from sampan.runtime.state import State
 from sampan.tasks import Tasks, step
 
@@ -49,7 +50,8 @@ class Exits:
 
     async def _watch(self, container: Container) -> None:
         assert container.init is not None and container.monitor is not None
-        await self._until_recorded(container.id, Launched(container.init, container.monitor))
+        launched = Launched(container.init, container.monitor)
+        await until_recorded(f"container {container.id}", lambda: self._record_end(container.id, launched))
         self._ended[container.id].set()
         await self.free(container)
 
@@ -58,24 +60,26 @@ class Exits:
         await step("container.exit.free", container.id)
         await self._machine.oci.delete(self._config.handlers[container.handler], container.id)
 
-    async def _until_recorded(self, id: str, launched: Launched) -> None:
-        """An end must not get lost because the disk is full, or descriptors are out, for a moment."""
-        while True:
-            try:
-                end = await self._machine.oci.wait(id, launched)
-                await step("container.exit", id)
-                await self._record(id, end)
-                return
-            except NotFound:
-                return
-            except Exception:
-                log.exception("cannot record the end of container %s yet; trying again", id)
-                await asyncio.sleep(RETRY_SECONDS)
-
-    async def _record(self, id: str, end: Exit) -> None:
+    async def _record_end(self, id: str, launched: Launched) -> None:
+        end = await self._machine.oci.wait(id, launched)
+        await step("container.exit", id)
         await self._state.update_container(
             id,
             lambda now_: transitions.finished(
                 now_, at=end.at, code=end.code, oom=end.oom, lost=end.lost, kill=end.kill
             ),
         )
+
+
+async def until_recorded(subject: str, record: Callable[[], Awaitable[None]]) -> None:
+    """Wait for an end and record it, as `record` does: it must not get lost because the disk is full, or descriptors
+    are out, for a moment. NotFound: nobody keeps a record of it any more."""
+    while True:
+        try:
+            await record()
+            return
+        except NotFound:
+            return
+        except Exception:
+            log.exception("cannot record the end of %s yet; trying again", subject)
+            await asyncio.sleep(RETRY_SECONDS)

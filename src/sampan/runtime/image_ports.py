@@ -153,9 +153,10 @@ class Volumes(Protocol):
     """What containers mount beside their root: images, directories of their own for their image's VOLUMEs, and what
     must be so with the host's directories before they are mounted."""
 
-    async def show(self, id: str, image: ImageMount, users: IdMapped | None = None) -> str:
+    async def show(self, id: str, image: ImageMount, users: IdMapped | None = None, label: str = "") -> str:
         """Mount an image read-only for container `id`, whose root is prepared; the path to bind into it, sub path
-        and links resolved. With `users` it shows the ids of that namespace. Raises ImageVolumeMountFailed."""
+        and links resolved. With `users` it shows the ids of that namespace, with `label` all files have that SELinux
+        label. Raises ImageVolumeMountFailed."""
 
     async def make(
         self, id: str, root: Path, volumes: Sequence[str], users: IdMapped | None = None
@@ -169,7 +170,8 @@ class Volumes(Protocol):
         of this namespace."""
 
     async def relabel(self, paths: Sequence[str], label: str, seconds: float) -> None:
-        """Give these trees an SELinux label, but those whose top has it. Raises Unavailable past `seconds`."""
+        """Give these trees an SELinux label, but those whose top has it; no path has a link in it. Raises Unavailable
+        past `seconds`."""
 
     async def remove(self, id: str) -> None:
         """Unmount what `show` mounted for the container. Idempotent."""
@@ -181,10 +183,12 @@ class Volumes(Protocol):
 class Rootfs(Protocol):
     """A container's root: image layers below, its own writable layer on top."""
 
-    async def prepare(self, id: str, layers: Sequence[str], users: IdMapped | None = None) -> Path:
+    async def prepare(
+        self, id: str, layers: Sequence[str], users: IdMapped | None = None, label: str = ""
+    ) -> Path:
         """Mount the overlay for container `id` over these chain ids (lowest first); returns the merged root. With
-        `users` its files belong to the ids of that namespace. Refuses (Invalid) a root whose /dev, /proc or /sys is
-        there but not a real directory."""
+        `users` its files belong to the ids of that namespace, with `label` all have that SELinux label. Refuses
+        (Invalid) a root whose /dev, /proc or /sys is there but not a real directory."""
 
     async def remove(self, id: str) -> None:
         """Unmount and delete the container's layer. Idempotent."""

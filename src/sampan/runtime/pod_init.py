@@ -7,9 +7,11 @@ id is the pod's. When it dies the kernel kills everything in the namespace, and 
 import msgspec
 
 from sampan.config import Config, Paths
+from sampan.model import ids
 from sampan.model import pod as transitions
 from sampan.model.pod import Pod
 from sampan.model.process import ProcessRef
+from sampan.runtime.exits import until_recorded
 from sampan.runtime.image_ports import IdMapped
 from sampan.runtime.machine import Machine
 from sampan.runtime.ports import Launch, Launched
@@ -31,7 +33,8 @@ class PodInit:
 
     async def process(self, pod: Pod) -> ProcessRef:
         """The init of the pod's shared PID namespace; it is made if it is not there yet."""
-        pod = self._state.pods[pod.id]  # as it is now: another create may have made the init meanwhile
+        # as it is now: another create may have made the init meanwhile, or the pod was removed
+        pod = ids.resolve("pod", self._state.pods, pod.id)
         if pod.init is None:
             pod = await self._joined.run(pod.id, self._make(pod))
         assert pod.init is not None
@@ -45,7 +48,8 @@ class PodInit:
         await self._state.update_pod(pod.id, lambda now_: msgspec.structs.replace(now_, init_wanted=True))
         try:
             bundle = await self._machine.bundles.write(pod.id, self._spec(pod))
-            launched = await self._machine.oci.create(Launch(pod.id, bundle, handler))
+            own_users = users(pod, self._config.paths) is not None
+            launched = await self._machine.oci.create(Launch(pod.id, bundle, handler, own_users=own_users))
             await self._machine.oci.start(handler, pod.id)
         except BaseException:
             await finish(self._machine.oci.delete(handler, pod.id))
@@ -69,10 +73,12 @@ class PodInit:
     def watch(self, pod: Pod) -> None:
         """Notice when the init of a live pod dies."""
         if pod.init is not None and pod.init_monitor is not None:
-            self._tasks.start(f"init of pod {pod.id}", self._watch(pod.id, pod.init, pod.init_monitor))
+            launched = Launched(pod.init, pod.init_monitor)
+            what = f"init of pod {pod.id}"
+            self._tasks.start(what, until_recorded(what, lambda: self._record_end(pod.id, launched)))
 
-    async def _watch(self, id: str, init: ProcessRef, monitor: ProcessRef) -> None:
-        end = await self._machine.oci.wait(id, Launched(init, monitor))
+    async def _record_end(self, id: str, launched: Launched) -> None:
+        end = await self._machine.oci.wait(id, launched)
         pod = self._state.pods.get(id)
         if pod is not None and not pod.stopping_at:
             why = f"the init of its shared PID namespace ended with code {end.code}"

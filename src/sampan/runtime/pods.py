@@ -18,7 +18,7 @@ from sampan.model.errors import AlreadyExists, Invalid
 from sampan.model.pod import Pod, PodState
 from sampan.runtime.containers import Containers
 from sampan.runtime.machine import Machine
-from sampan.runtime.pod_init import PodInit
+from sampan.runtime.pod_init import PodInit, pod_facts
 from sampan.runtime.ports import Attached, Attachment, PortMapping, SandboxPlan
 from sampan.runtime.state import Gone, State, now
 from sampan.spec import dns, namespaces, selinux, sysctls, userns, validate
@@ -158,7 +158,14 @@ class Pods:
             files=files,
             shm_size=(64 << 20) if "ipc" in pod.namespaces else 0,
             userns=userns.mappings(pod.config.linux.security_context.namespace_options),
+            label=self._mount_label(pod),
         )
+
+    def _mount_label(self, pod: Pod) -> str:
+        """Of what all containers of the pod share."""
+        if not self._machine.host_of(pod.handler).selinux:
+            return ""
+        return selinux.of_init(pod_facts(pod, self._config.paths)).mount
 
     async def _undo_or_later(self, id: str) -> None:
         try:

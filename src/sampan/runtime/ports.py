@@ -36,6 +36,7 @@ class Launch:
     terminal: bool = False
     stdin: bool = False
     stdin_once: bool = False
+    own_users: bool = False  # the container is in a user namespace
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +179,7 @@ class SandboxPlan:
     files: Mapping[str, bytes]  # "resolv.conf", "hostname", "hosts"
     shm_size: int = 64 << 20  # bytes; 0: none (host IPC)
     userns: Mappings | None = None  # the ids of "user", which then owns the other namespaces
+    label: str = ""  # the SELinux label of the files and of /dev/shm
 
 
 class Sandboxes(Protocol):
@@ -251,7 +253,7 @@ class CgroupDetails:
     at: int
     stats: Details
     limits: Limits
-    processes: int
+    processes: int | None = None
     threads: int | None = None
     descriptors: int | None = None
     sockets: int | None = None
@@ -338,5 +340,5 @@ class Network(Protocol):
 
     async def pod_cidrs(self, cidrs: Sequence[str]) -> None:
         """The node's address ranges for pods are known: write the network from the operator's template, if there is
-        one, and no usable network yet. Raises Invalid for what is no range, Unavailable for a template that cannot be
-        used."""
+        one, and no usable network yet. Raises Invalid for what is no range, also where there is no template: it is
+        the request that is wrong. Unavailable for a template that cannot be used."""

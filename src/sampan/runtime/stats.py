@@ -14,7 +14,7 @@ from sampan.model.container import Container, ContainerState
 from sampan.model.pod import Pod, PodState
 from sampan.runtime.image_ports import Filesystem, Usage
 from sampan.runtime.machine import Machine
-from sampan.runtime.pod_usage import PodSample, Sample, has_group, rate
+from sampan.runtime.pod_usage import Ended, PodSample, Sample, following, has_group
 from sampan.runtime.ports import CgroupDetails, CgroupUsage
 from sampan.runtime.state import Gone, Record, State, now
 from sampan.wire.cgroup_stats import with_peaks
@@ -24,7 +24,7 @@ PERIOD = 10.0  # seconds between sweeps that nobody asks for, the kubelet's own 
 FRESH = 0.9  # seconds for which a sample is as good as new; `crictl stats` asks twice within one
 LAYER_PERIODS = 10.0, 300.0  # seconds between walks over all writable layers, at least and at most:
 LAYER_SHARE = 0.005  # in between, so many that walking takes this share of the time
-METRICS_PERIOD = 9.0  # seconds for which details are as good as new
+METRICS_PERIOD = 10.0  # seconds between looks at details
 METRICS_WANTED = 300.0  # seconds after a request for metrics for which details go on being gathered
 
 
@@ -46,20 +46,24 @@ class Stats:
         self._pods: dict[str, PodSample] = {}
         self._details: dict[str, CgroupDetails] = {}  # of containers, and of pods with a group of their own
         self._layers: dict[str, Layer] = {}
+        self._ended: dict[str, Ended] = {}  # by pod
         self._filesystem: Filesystem | None = None
         self._wanted = asyncio.Event()  # a container has started, or somebody was given a sample
         self._started = asyncio.Event()  # a container, whose layer was not walked yet
-        self._swept = 0.0
-        self._metrics_asked = -METRICS_WANTED
-        self._detailed = -METRICS_PERIOD
+        self._metrics_wanted = asyncio.Event()  # somebody was given details
+        self._metrics_asked = 0.0
+        self._idle = True  # nobody was: what details there are are old
+        self._swept = -FRESH
         state.watch(self._noticed)
 
     # --- in the background ----------------------------------------------------------------------------------
 
     async def collect(self) -> None:
-        """Sweep and walk for ever, each at its own pace: a walk over large layers must not make samples old."""
+        """Sweep, look at details and walk for ever, each at its own pace: a walk over large layers or a container with
+        very much open must not make samples old."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._keep_sweeping(), name="stats sweeps")
+            group.create_task(self._keep_detailing(), name="stats details")
             group.create_task(self._keep_walking(), name="stats walks")
 
     async def _keep_sweeping(self) -> None:
@@ -72,10 +76,23 @@ class Stats:
             self._swept = clock()
             try:
                 await self._sweep(self._running(), self._ready())
-                if self._swept - self._metrics_asked < METRICS_WANTED:
-                    await self._detail_again()
             except Exception:
                 log.exception("the stats sweep failed; trying again in %d s", PERIOD)
+
+    async def _keep_detailing(self) -> None:
+        """Again and again while somebody asks for metrics; who asks first was given new ones."""
+        clock = asyncio.get_running_loop().time
+        while True:
+            await self._metrics_wanted.wait()
+            await asyncio.sleep(METRICS_PERIOD)
+            if clock() - self._metrics_asked >= METRICS_WANTED:
+                self._metrics_wanted.clear()
+                self._idle = True
+                continue
+            try:
+                await self._detail(self._running(), self._ready())
+            except Exception:
+                log.exception("reading details for metrics failed; trying again in %d s", METRICS_PERIOD)
 
     async def _keep_walking(self) -> None:
         """Over all layers as often as LAYER_SHARE allows; meanwhile over those of containers that have just started."""
@@ -90,8 +107,7 @@ class Stats:
             except Exception:
                 log.exception("measuring writable layers failed; trying again in %d s", LAYER_PERIODS[0])
             if begin >= again:
-                pause = min(max((clock() - begin) / LAYER_SHARE, LAYER_PERIODS[0]), LAYER_PERIODS[1])
-                again = clock() + pause
+                again = clock() + _pause(clock() - begin)
             await _set_within(self._started, again - clock())
             await asyncio.sleep(FRESH)  # not while it has the most to do
             self._started.clear()
@@ -105,8 +121,7 @@ class Stats:
         usages = await self._machine.cgroups.usage_many(groups)
         for container, usage in zip(containers, usages[: len(containers)], strict=True):
             if usage is not None and self._runs(container.id):
-                before = self._samples.get(container.id)
-                self._samples[container.id] = Sample(usage, rate(before, usage))
+                self._samples[container.id] = following(self._samples.get(container.id), usage)
         await self._sweep_pods(
             pods, dict(zip((pod.id for pod in grouped), usages[len(containers) :], strict=True))
         )
@@ -120,13 +135,10 @@ class Stats:
             if not self._is_ready(pod.id):
                 continue
             usage, before = groups.get(pod.id), self._pods.get(pod.id)
-            group = Sample(usage, rate(before.group if before else None, usage)) if usage else None
+            group = before.group if before else None
+            if usage is not None:
+                group = following(group, usage)
             self._pods[pod.id] = PodSample(at, group, networks.get(pod.id) or ())
-
-    async def _detail_again(self) -> None:
-        if self._swept - self._detailed >= METRICS_PERIOD:
-            self._detailed = self._swept
-            await self._detail(self._running(), self._ready())
 
     async def _detail(self, containers: Collection[Container], pods: Collection[Pod]) -> None:
         """Read the details of these anew, and how large the file system is."""
@@ -177,18 +189,23 @@ class Stats:
         self, pods: Sequence[Pod], containers: Sequence[Container]
     ) -> dict[str, CgroupDetails]:
         """What metrics tell beyond the samples, by id of the container, or of the pod with a group of its own. It is
-        gathered from now on, at least every METRICS_PERIOD + PERIOD seconds, as long as somebody asks."""
+        gathered from now on, every METRICS_PERIOD seconds, as long as somebody asks."""
         self._metrics_asked = asyncio.get_running_loop().time()
-        known, layers = self._details, self._layers
+        known, idle = self._details, self._idle
         running = [one for one in containers if one.state is ContainerState.RUNNING]
-        new_pods = [pod for pod in pods if has_group(pod) and pod.id not in known]
-        new = [one for one in running if one.id not in known]
+        new_pods = [pod for pod in pods if has_group(pod) and (idle or pod.id not in known)]
+        new = [one for one in running if idle or one.id not in known]
         if new or new_pods or self._filesystem is None:
             await self._detail(new, new_pods)
-        await self._walk(one for one in running if one.id not in layers)
+        self._idle = False
+        self._metrics_wanted.set()
         self._wanted.set()
         ids = {*(pod.id for pod in pods), *(one.id for one in running)}
         return {id: details for id, details in known.items() if id in ids}
+
+    def ended(self, pod: Pod) -> Ended:
+        """What the containers that ended had counted, while the pod is ready and since we started."""
+        return self._ended.get(pod.id, Ended())
 
     def layer(self, container: Container) -> Layer | None:
         """What the container has written to its own layer, as of the last walk; None before the first."""
@@ -232,14 +249,26 @@ class Stats:
                 self._wanted.set()
                 self._started.set()
             else:
+                self._remember_end(change)
                 self._forget(change.id)  # what it wrote is still there
         elif isinstance(change, Pod) and change.state is not PodState.READY:
             self._forget(change.id)
+
+    def _remember_end(self, container: Container) -> None:
+        sample = self._samples.get(container.id)
+        if sample is not None and self._is_ready(container.pod_id):
+            self._ended[container.pod_id] = self._ended.get(container.pod_id, Ended()).plus(sample.usage)
 
     def _forget(self, id: str) -> None:
         self._samples.pop(id, None)
         self._details.pop(id, None)
         self._pods.pop(id, None)
+        self._ended.pop(id, None)
+
+
+def _pause(took: float) -> float:
+    """Seconds from one walk over all layers to the next."""
+    return min(max(took / LAYER_SHARE, LAYER_PERIODS[0]), LAYER_PERIODS[1])
 
 
 async def _set_within(event: asyncio.Event, seconds: float) -> None:

@@ -7,15 +7,17 @@ even SIGKILL ends, because it is stuck in the kernel, is named in the log and to
 import asyncio
 import logging
 import signal
+from collections.abc import Coroutine
+from typing import Any
 
 from sampan.api import cri_pb2 as cri
 from sampan.config import Config
 from sampan.model.container import Container, ContainerState
-from sampan.model.errors import Unavailable
+from sampan.model.errors import SampanError, Unavailable
 from sampan.runtime.exits import Exits
 from sampan.runtime.machine import Machine
 from sampan.runtime.state import State
-from sampan.tasks import Joined, step
+from sampan.tasks import Joined, KeyedLock, step
 
 log = logging.getLogger("sampan.stops")
 FIRST_KILL_WAIT = 0.5  # seconds until a SIGKILL is repeated; doubles up to the last
@@ -55,8 +57,8 @@ class Stops:
         self._state = state
         self._machine = machine
         self._exits = exits
-        self._joined = Joined()
-        self._graces: dict[str, _Grace] = {}
+        self._joined = Joined()  # each with its `_Grace`
+        self.locks = KeyedLock()  # by id: see `Containers.locks`; held while it is being started
 
     async def stop(self, container: Container, seconds: int) -> None:
         """Returns when the container has ended. Cancelling the caller leaves the stop going. Raises Unavailable, naming
@@ -66,11 +68,13 @@ class Stops:
             return
         seconds = max(seconds, 0)
         self._exits.watch(current)  # it is watched already, unless taking it back at boot failed
-        grace = self._graces.setdefault(container.id, _Grace(seconds))
+        grace = self._joined.request(container.id)
+        if not isinstance(grace, _Grace):
+            grace = _Grace(seconds)
         grace.shorten(seconds)
         try:
             async with asyncio.timeout(max(grace.deadline - asyncio.get_running_loop().time(), 0) + PATIENCE):
-                await self._joined.run(container.id, self._stop(current, seconds, grace))
+                await self._joined.run(container.id, self._stop(current, seconds, grace), grace)
         except TimeoutError as error:
             raise Unavailable(
                 f"container {container.id} does not die of SIGKILL: {await self._stuck(container)}; "
@@ -78,29 +82,34 @@ class Stops:
             ) from error
 
     async def _stop(self, container: Container, seconds: int, grace: _Grace) -> None:
-        try:
-            if seconds and container.state is ContainerState.RUNNING:
-                await self._ask(container, grace)
-            await self._kill_until_gone(container)
-        finally:
-            del self._graces[container.id]
+        if seconds and await self._running(container.id, grace):
+            await self._ask(container, grace)
+        await self._kill_until_gone(container)
+
+    async def _running(self, id: str, grace: _Grace) -> bool:
+        """Whether it runs, once a start that is under way has ended, or the grace period has."""
+        await _first(self._no_start(id), grace.over())
+        current = self._state.containers.get(id)
+        return current is not None and current.state is ContainerState.RUNNING
+
+    async def _no_start(self, id: str) -> None:
+        async with self.locks(id):
+            pass
 
     async def _ask(self, container: Container, grace: _Grace) -> None:
         assert container.init is not None
         await step("container.stop.signal", container.id)
         await self._machine.oci.signal(container.init, container.stop_signal)
-        ended = asyncio.ensure_future(self._exits.ended(container.id))
-        over = asyncio.ensure_future(grace.over())
-        try:
-            await asyncio.wait([ended, over], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            ended.cancel()
-            over.cancel()
+        await _first(self._exits.ended(container.id), grace.over())
 
     async def _kill_until_gone(self, container: Container) -> None:
+        """Nothing that the machine refuses ends this: the caller may have left, and nobody would begin it again."""
         wait = FIRST_KILL_WAIT
         while self._live(container):
-            await self.kill(container)
+            try:
+                await self.kill(container)
+            except (SampanError, OSError) as error:
+                log.warning("container %s cannot be killed yet; trying on: %s", container.id, error)
             try:
                 async with asyncio.timeout(wait):
                     await self._exits.ended(container.id)
@@ -112,14 +121,17 @@ class Stops:
     async def _stuck(self, container: Container) -> str:
         """What is alive and where it waits, and what can be done about it."""
         handler = self._config.handlers[container.handler]
-        alive = await self._machine.oci.survivors(handler, container.id)
+        try:
+            alive = await self._machine.oci.survivors(handler, container.id)
+        except (SampanError, OSError) as error:
+            return f"which of its processes is alive cannot be told ({error})"
         if not alive:
             return "none of its processes is alive, but its monitor has not said so yet"
         hint = (
             "; state D is a wait that no signal ends: see to the disk or network file system it waits for, or "
             "restart the node"
         )
-        return ", ".join(alive) + (hint if any("is in state D" in one for one in alive) else "")
+        return ", ".join(alive) + (hint if any("` is in state D" in one for one in alive) else "")
 
     def _live(self, container: Container) -> bool:
         current = self._state.containers.get(container.id)
@@ -132,3 +144,13 @@ class Stops:
         await self._machine.oci.signal(container.init, signal.SIGKILL)
         if container.config.linux.security_context.namespace_options.pid != cri.CONTAINER:
             await self._machine.oci.kill_all(self._config.handlers[container.handler], container.id)
+
+
+async def _first(*works: Coroutine[Any, Any, None]) -> None:
+    """Return when one of these has ended; the others are cancelled."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -59,12 +59,14 @@ class VolumeWork:
         self._state = state
         self._machine = machine
 
-    async def make(self, pod: Pod, container: Container, image: Image, root: Path) -> Made:
-        """Mount the images and make the directories of VOLUMEs; `root` is the container's, just prepared."""
+    async def make(self, pod: Pod, container: Container, image: Image, root: Path, label: str) -> Made:
+        """Mount the images, with this SELinux label, and make the directories of VOLUMEs; `root` is the container's,
+        just prepared."""
         owners = users(pod, self._config.paths)
-        return Made(await self._show(container, owners), await self._declared(container, image, root, owners))
+        shown = await self._show(container, owners, label)
+        return Made(shown, await self._declared(container, image, root, owners))
 
-    async def _show(self, container: Container, owners: IdMapped | None) -> dict[int, str]:
+    async def _show(self, container: Container, owners: IdMapped | None, label: str) -> dict[int, str]:
         shown = {}
         mounts = volumes.of_images(container.config)
         for (number, mount), image_id in zip(mounts, container.volume_images, strict=True):
@@ -72,7 +74,7 @@ class VolumeWork:
             if image is None:  # its removal was under way before we held it
                 raise ImageVolumeMountFailed(f"mounts[{number}].image: image {image_id} was removed just now")
             wanted = ImageMount(number, image.layers, mount.image_sub_path)
-            shown[number] = await self._machine.volumes.show(container.id, wanted, owners)
+            shown[number] = await self._machine.volumes.show(container.id, wanted, owners, label)
         return shown
 
     async def _declared(

@@ -13,6 +13,7 @@ from sampan.model import errors
 
 Code = grpc.StatusCode
 log = logging.getLogger("sampan.rpc")
+Count = Callable[[str, Any], None]  # told of each call of a method, with its context
 
 CODES: dict[type[BaseException], grpc.StatusCode] = {
     errors.NotFound: Code.NOT_FOUND,
@@ -31,6 +32,8 @@ CODES: dict[type[BaseException], grpc.StatusCode] = {
 }
 EXHAUSTED_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 ID_FIELDS = ("container_id", "pod_sandbox_id")
+ENDLESS = frozenset({"GetContainerEvents"})  # streams that are open as long as the daemon
+ENDLESS_SECONDS = 0.5  # for what is still in them when the daemon ends
 MESSAGE_LIMIT = 2400  # bytes of an error's words that a client is sent
 
 
@@ -63,7 +66,33 @@ def subject(request: Any) -> str:
 
 
 class Interceptor(grpc.aio.ServerInterceptor):
-    """Wraps unary and server-streaming handlers."""
+    """Wraps unary and server-streaming handlers, and knows when none but the endless ones are under way."""
+
+    def __init__(self) -> None:
+        self._calls = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def stop(self, server: grpc.aio.Server, seconds: float) -> None:
+        """End the server when every call in flight is over, at the latest after `seconds`. Endless streams, which
+        end by themselves if their client reads, do not keep it."""
+        ending, idle = asyncio.ensure_future(server.stop(seconds)), asyncio.ensure_future(self._idle.wait())
+        await asyncio.wait({ending, idle}, return_when=asyncio.FIRST_COMPLETED)
+        idle.cancel()
+        await asyncio.wait({ending}, timeout=min(seconds, ENDLESS_SECONDS))
+        await server.stop(0)
+        await ending
+
+    def _count(self, method: str, context: Any) -> None:
+        if method not in ENDLESS:
+            self._calls += 1
+            self._idle.clear()
+            context.add_done_callback(self._over)  # when the answer is sent
+
+    def _over(self, _: object) -> None:
+        self._calls -= 1
+        if not self._calls:
+            self._idle.set()
 
     async def intercept_service(
         self,
@@ -81,14 +110,18 @@ class Interceptor(grpc.aio.ServerInterceptor):
                 else grpc.unary_stream_rpc_method_handler
             )
             inner = handler.stream_stream if handler.request_streaming else handler.unary_stream
-            return make(_streaming(method, inner), handler.request_deserializer, handler.response_serializer)
-        return grpc.unary_unary_rpc_method_handler(
-            _unary(method, handler.unary_unary), handler.request_deserializer, handler.response_serializer
-        )
+            call: Any = _streaming(method, inner, self._count)
+        else:
+            make = grpc.unary_unary_rpc_method_handler
+            call = _unary(method, handler.unary_unary, self._count)
+        return make(call, handler.request_deserializer, handler.response_serializer)
 
 
-def _unary(method: str, inner: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
+def _unary(
+    method: str, inner: Callable[[Any, Any], Awaitable[Any]], count: Count
+) -> Callable[[Any, Any], Awaitable[Any]]:
     async def call(request: Any, context: Any) -> Any:
+        count(method, context)
         begin = time.perf_counter()
         try:
             response = await inner(request, context)
@@ -105,9 +138,10 @@ def _unary(method: str, inner: Callable[[Any, Any], Awaitable[Any]]) -> Callable
 
 
 def _streaming(
-    method: str, inner: Callable[[Any, Any], AsyncIterator[Any]]
+    method: str, inner: Callable[[Any, Any], AsyncIterator[Any]], count: Count
 ) -> Callable[[Any, Any], AsyncIterator[Any]]:
     async def call(request: Any, context: Any) -> AsyncIterator[Any]:
+        count(method, context)
         begin = time.perf_counter()
         try:
             async for response in inner(request, context):
@@ -132,10 +166,10 @@ async def _refuse(method: str, request: Any, context: Any, error: Exception, beg
 
 
 def cut(words: str) -> str:
-    """The beginning of a message: gRPC drops an answer whose status takes more than 8 KiB, and of a byte it may make
-    three."""
+    """What can be sent of a message. gRPC drops an answer whose status takes more than 8 KiB, and of a byte it may make
+    three; and one that is not UTF-8, as names of files may be: those letters become question marks."""
     start = words.encode(errors="replace")[:MESSAGE_LIMIT].decode(errors="ignore")
-    return words if len(start) == len(words) else f"{start}..."
+    return start if len(start) == len(words) else f"{start}..."
 
 
 def _log(method: str, request: Any, code: str, begin: float, why: str = "") -> None:

@@ -1,11 +1,10 @@
 """Samples to the CRI's stats messages, and the CRI's stats filters. Pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from sampan.api import cri_pb2 as cri
 from sampan.model.container import Container, ContainerState
 from sampan.model.pod import Pod, PodState
-from sampan.runtime import pod_usage
 from sampan.runtime.pod_usage import PodSample, Sample
 from sampan.runtime.stats import Layer
 from sampan.server.convert import labelled
@@ -60,9 +59,9 @@ def container_stats(
 
 
 def pod_stats(
-    pod: Pod, sample: PodSample, containers: Sequence[Sample], stats: Iterable[cri.ContainerStats]
+    pod: Pod, sample: PodSample, whole: Sample, stats: Iterable[cri.ContainerStats]
 ) -> cri.PodSandboxStats:
-    """The pod as a whole and, in `stats`, its containers. A pod in the host's network has none of its own."""
+    """The pod, as a `whole` and, in `stats`, its containers. A pod in the host's network has none of its own."""
     config = pod.config
     found = cri.PodSandboxStats(
         attributes=cri.PodSandboxAttributes(
@@ -70,7 +69,7 @@ def pod_stats(
         ),
         linux=cri.LinuxPodSandboxStats(containers=stats),
     )
-    linux, whole = found.linux, pod_usage.whole(sample, containers)
+    linux = found.linux
     _processor(linux.cpu, whole)
     _memory(linux.memory, whole)
     _io(linux.io, whole)

@@ -11,6 +11,7 @@ from sampan.api import cri_pb2 as cri
 from sampan.model.container import Container
 from sampan.model.errors import Unavailable
 from sampan.model.pod import Pod, PodState
+from sampan.runtime import pod_usage
 from sampan.server import convert, metrics_convert, stats_convert
 from sampan.server.metrics_convert import Measured
 from sampan.server.use_cases import Rpcs
@@ -85,13 +86,16 @@ class StatsRpcs(Rpcs):
         stats, root = self._cases.stats, str(self._cases.config.paths.root)
         samples, inside = await stats.of_pods(pods), self._running_in(pods)
         each = await stats.of([one for running in inside.values() for one in running])
+        ended = {
+            pod.id: stats.ended(pod) for pod in pods
+        }  # in the same moment: each of them is in one of the two
 
         def message(pod: Pod) -> cri.PodSandboxStats:
             running = [one for one in inside[pod.id] if one.id in each]
             return stats_convert.pod_stats(
                 pod,
                 samples[pod.id],
-                [each[one.id] for one in running],
+                pod_usage.whole(samples[pod.id], [each[one.id] for one in running], ended[pod.id]),
                 [stats_convert.container_stats(one, each[one.id], stats.layer(one), root) for one in running],
             )
 

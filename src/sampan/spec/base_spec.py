@@ -2,9 +2,11 @@
 
 Taken are `hooks`, `annotations`, `process.rlimits`, `linux.sysctl` and `mounts` at places where the container has none.
 Everything else of a container is decided by its request and by us, and is passed over: so the whole output of
-`runc spec` or `ctr oci spec` will do as a start. Source: OCI runtime-spec, config.md.
+`runc spec` or `ctr oci spec` will do as a start. For their sake a tmpfs on /run is passed over too: it would hide what
+images have there. Source: OCI runtime-spec, config.md.
 """
 
+import posixpath
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -74,13 +76,20 @@ def parse(text: bytes) -> tuple[dict[str, Any], tuple[str, ...]]:
     for limit in base.process.rlimits:
         if limit.soft > limit.hard:
             raise Invalid(f"process.rlimits: {limit.type} has a soft limit above its hard one")
-    return msgspec.to_builtins(base), tuple(_passed_over(whole))
+    taken = msgspec.to_builtins(base)
+    taken["mounts"] = [msgspec.to_builtins(mount) for mount in base.mounts if not _hides_run(mount)]
+    return taken, tuple(_passed_over(whole, base))
 
 
-def _passed_over(whole: Mapping[str, Any]) -> list[str]:
+def _hides_run(mount: _Mount) -> bool:
+    return mount.type == "tmpfs" and posixpath.normpath(mount.destination).lstrip("/") == "run"
+
+
+def _passed_over(whole: Mapping[str, Any], base: _Base) -> list[str]:
     names = [name for name in whole if name not in (*_Base.__struct_fields__, "ociVersion")]
     for part, taken in (("process", "rlimits"), ("linux", "sysctl")):
         names += [f"{part}.{name}" for name in whole.get(part) or () if name != taken]
+    names += ["mounts: the tmpfs on /run"] * any(map(_hides_run, base.mounts))
     return sorted(names)
 
 

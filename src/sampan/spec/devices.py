@@ -41,7 +41,7 @@ def build(facts: ContainerFacts) -> tuple[list[dict[str, Any]], list[dict[str, A
     privileged = facts.config.linux.security_context.privileged and facts.host.privileged_devices
     if privileged:
         rules = [ALLOW_ALL]
-        nodes = {node.path: _node(node, node.path) for node in facts.host.devices if not _is_own(node.path)}
+        nodes = {node.path: _node(node, node.path) for node in facts.host_devices if not _is_own(node.path)}
     asked: set[str] = set()
     for number, device in enumerate(facts.config.devices):
         for node, path in _resolved(device, f"devices[{number}]", facts):

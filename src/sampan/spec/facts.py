@@ -49,8 +49,7 @@ class Host:
     selinux: bool = False
     seccomp: bool = True
     recursive_read_only: bool = True
-    privileged_devices: bool = True  # privileged containers get the devices below
-    devices: tuple[DeviceNode, ...] = ()  # what a privileged container gets
+    privileged_devices: bool = True  # privileged containers get the devices of the host
     kernel: tuple[int, int] = (5, 10)
     # The memory controller accounts swap: memory.memsw.* (v1) or memory.swap.max (v2) is there.
     swap: bool = True
@@ -99,9 +98,12 @@ class ContainerFacts:
     # Directories of its own for the image's VOLUMEs, by where they are in the container.
     volumes: Mapping[str, str] = field(default_factory=dict)
     device_nodes: Mapping[str, tuple[DeviceNode, ...]] = field(default_factory=dict)  # likewise
+    host_devices: tuple[DeviceNode, ...] = ()  # those there are just now, for a privileged container
     seccomp_localhost: bytes = b""  # the file a Localhost profile names
     apparmor_profiles: frozenset[str] = frozenset()  # those loaded in the kernel just now
-    base_spec: Mapping[str, Any] = field(default_factory=dict)  # what the handler adds, as `base_spec.parse` took it
+    base_spec: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # what the handler adds, as `base_spec.parse` took it
     # Compiled filters by `seccomp.fingerprint`.
     seccomp_programs: Mapping[str, bytes] = field(default_factory=dict)
     cdi: tuple[Given, ...] = ()  # the edits that give the CDI devices asked for, in order

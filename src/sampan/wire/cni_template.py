@@ -25,19 +25,24 @@ _Scope = Mapping[str, Value]
 
 
 def values(cidrs: Sequence[str]) -> dict[str, Value]:
-    """The variables for these ranges. Raises Invalid for one that is none."""
-    families = set()
-    for cidr in cidrs:
-        try:
-            families.add(ipaddress.ip_interface(cidr).version if "/" in cidr else 0)
-        except ValueError:
-            families.add(0)
-        if 0 in families:
-            raise Invalid(f"pod CIDR {cidr!r} is no address range such as 10.88.0.0/16 or fd00:88::/64")
+    """The variables for these ranges, which are written anew: a template puts them into JSON. Raises Invalid for one
+    that is none, or has a zone (RFC 4007), which can be any text."""
     if not cidrs:
         raise Invalid("no pod CIDR is given")
+    ranges = [_range(cidr) for cidr in cidrs]
+    families = {one.version for one in ranges}
     routes = [route for family, route in _DEFAULT_ROUTES.items() if family in families]
-    return {"PodCIDR": cidrs[0], "PodCIDRRanges": tuple(cidrs), "Routes": tuple(routes)}
+    texts = tuple(str(one) for one in ranges)
+    return {"PodCIDR": texts[0], "PodCIDRRanges": texts, "Routes": tuple(routes)}
+
+
+def _range(cidr: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    try:
+        if "/" in cidr and "%" not in cidr:
+            return ipaddress.ip_network(cidr, strict=False)
+    except ValueError:
+        pass
+    raise Invalid(f"pod CIDR {cidr!r} is no address range such as 10.88.0.0/16 or fd00:88::/64")
 
 
 def render(template: str, variables: Mapping[str, Value]) -> str:

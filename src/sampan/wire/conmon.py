@@ -22,6 +22,13 @@ LEFTOVERS = (PID_FILE, INIT_PID_FILE, CONTROL, WINDOW, ATTACH, OOM, EXIT)  # in 
 REOPEN = b"2 0 0\n"
 ATTACH_STDOUT, ATTACH_STDERR = 2, 3  # the first byte of each attach packet
 
+# crun up to 1.23 makes the root of a user namespace the owner of whatever its stdin, stdout and stderr are
+# (containers/crun issue 1845), and conmon gives it the host's /dev/null for those that nobody uses. A shell puts an
+# empty pipe there instead; being `exec`, it is the runtime afterwards.
+_SHELL = "/bin/sh"
+_EMPTY_STDIN = 'exec "$0" "$@" <<END\nEND\n'
+_ONLY_STDERR = f"exec >&2; {_EMPTY_STDIN}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
@@ -39,6 +46,7 @@ class Command:
     stdin: bool = False
     stdin_once: bool = False
     systemd_cgroup: bool = False
+    own_users: bool = False  # the container is in a user namespace
 
 
 def argv(command: Command) -> list[str]:
@@ -47,12 +55,13 @@ def argv(command: Command) -> list[str]:
     The log is not synced at the end: a container's last lines are worth less than a stop that waits for the
     disk.
     """
+    runtime, *arguments = _runtime(command)
     return [
         command.conmon,
         "--cid", command.id,
         "--cuuid", command.id,
-        "--runtime", command.runtime,
-        *(word for option in command.options for word in ("--runtime-arg", option)),
+        "--runtime", runtime,
+        *(word for argument in arguments for word in ("--runtime-arg", argument)),
         "--bundle", str(command.bundle),
         "--persist-dir", str(command.bundle),
         "--exit-dir", str(command.exits),
@@ -62,11 +71,19 @@ def argv(command: Command) -> list[str]:
         "--log-path", log_path(command.log),
         "--log-level", "error",
         "--no-sync-log",
-        *(["--systemd-cgroup"] if command.systemd_cgroup else []),
         *(["--terminal"] if command.terminal else []),
         *(["--stdin"] if command.stdin else []),
         *(["--leave-stdin-open"] if command.stdin and not command.stdin_once else []),
     ]  # fmt: skip
+
+
+def _runtime(command: Command) -> list[str]:
+    """What conmon is to run, before the words that it adds itself. Its own --systemd-cgroup would go before all of
+    these, where a shell would take it for its own."""
+    words = [command.runtime, *command.options, *(["--systemd-cgroup"] if command.systemd_cgroup else [])]
+    if not command.own_users or (command.stdin and not command.terminal):  # nothing of conmon's is /dev/null then
+        return words
+    return [_SHELL, "-c", _ONLY_STDERR if command.terminal else _EMPTY_STDIN, *words]
 
 
 def log_path(log: Path | None) -> str:

@@ -64,6 +64,20 @@ def beneath(mounts: Iterable[Mount], path: str) -> list[Mount]:
     return sorted(inside, key=lambda mount: mount.point.count("/"), reverse=True)
 
 
+def under(mounts: Iterable[Mount], path: str) -> Mount | None:
+    """The mount that `path`, which has no links in it, lies on: from the root on, as the kernel looks it up. One that
+    was mounted over, or whose parent was, does not count, however long its name."""
+    inside: dict[int, list[Mount]] = {}
+    for mount in mounts:
+        if mount.point in ("/", path) or path.startswith(mount.point + "/"):
+            inside.setdefault(mount.parent if mount.parent != mount.id else -1, []).append(mount)
+    known = {mount.id for found in inside.values() for mount in found}
+    found = next((one for parent, few in inside.items() if parent not in known for one in few), None)
+    while found is not None and (over := inside.pop(found.id, None)):
+        found = min(over, key=lambda one: len(one.point))
+    return found
+
+
 def _line(line: bytes) -> Mount | None:
     """`36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue`; the tags before `-`
     vary."""

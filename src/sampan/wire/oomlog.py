@@ -8,6 +8,8 @@ there, but not as the facility of the kernel.
 import re
 from dataclasses import dataclass
 
+from sampan.wire.proc import printable
+
 _KILL = re.compile(
     r"oom-kill:constraint=(?P<constraint>[A-Z_]+),.*?,(?:oom_memcg=(?P<limited>.*?)|global_oom),"
     r"task_memcg=(?P<group>.*?),task=(?P<name>.*),pid=(?P<pid>[0-9]{1,10}),uid=[0-9]+"
@@ -42,7 +44,7 @@ def parse(record: bytes) -> Killed | None:
         at=int(fields[2]),
         group=found["group"],
         limited=found["limited"] or "",
-        name=_printable(found["name"]),
+        name=printable(found["name"]),
         pid=int(found["pid"]),
     )
 
@@ -53,8 +55,3 @@ def within(path: str, below: str) -> str | None:
     mark = f"/{below.strip('/')}/"
     position = f"{path}/".find(mark)
     return None if position < 0 else path[:position]
-
-
-def _printable(name: str) -> str:
-    """A process names itself: nothing of it may look like our own words."""
-    return "".join(char if char.isprintable() and char != "`" else "?" for char in name)[:64]

@@ -40,6 +40,11 @@ def state(text: bytes) -> str:
     return text[text.rindex(b")") + 2 :][:1].decode("ascii", "replace")
 
 
+def printable(name: str) -> str:
+    """A process names itself: nothing of it may look like our own words, in which it stands between ``."""
+    return "".join(char if char.isprintable() and char != "`" else "?" for char in name)[:64]
+
+
 def family(processes: Iterable[Stat], root: int, sessions: Collection[int] = ()) -> set[Stat]:
     """Everything alive that descends from `root`, itself included, or is in one of their sessions.
 

@@ -1,6 +1,10 @@
 """Tests of host.container_cgroup: on made-up hierarchies; real ones are in test_oci."""
 
+import errno
 import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -87,6 +91,37 @@ def test_v1_is_thawed_after_the_kill(tmp_path: Path) -> None:
     write(tmp_path / "freezer/c/cgroup.procs", "")
     ContainerCgroup("c", v1(tmp_path)).kill()
     assert (tmp_path / "freezer/c/freezer.state").read_text() == "THAWED"
+
+
+@contextmanager
+def descriptors(left: int) -> Iterator[None]:
+    """No more than `left` can be opened."""
+    lowest = os.open("/dev/null", os.O_RDONLY)
+    os.close(lowest)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + left, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_v1_is_thawed_although_there_are_no_descriptors_left_to_kill_with(tmp_path: Path) -> None:
+    write(tmp_path / "freezer/c/freezer.state", "THAWED")
+    write(tmp_path / "freezer/c/cgroup.procs", "")
+    with pytest.raises(OSError) as error, descriptors(left=1):
+        ContainerCgroup("c", v1(tmp_path)).kill()
+    assert error.value.errno == errno.EMFILE
+    assert (tmp_path / "freezer/c/freezer.state").read_text() == "THAWED"
+
+
+@pytest.mark.parametrize("verb", ["processes", "remove"])
+def test_a_group_that_cannot_be_looked_at_is_not_taken_for_an_empty_one(tmp_path: Path, verb: str) -> None:
+    write(tmp_path / "unified/c/sub/cgroup.procs", "11\n")
+    group = ContainerCgroup("c", v2(tmp_path))
+    with pytest.raises(OSError) as error, descriptors(left=0):
+        getattr(group, verb)()
+    assert error.value.errno == errno.EMFILE
 
 
 def test_what_does_not_die_is_reported_in_time(tmp_path: Path) -> None:

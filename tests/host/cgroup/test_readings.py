@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sampan.host.cgroup import readings
+from sampan.host.cgroup import process_counts, readings
 from sampan.host.cgroup.cgroups import HostCgroups
 from sampan.host.cgroup.readings import Readings
 from sampan.wire.cgroup_paths import CGROUPFS, SYSTEMD, Layout
@@ -116,6 +116,51 @@ def test_descriptors_are_counted_only_where_asked(v2: Layout, tmp_path: Path, he
     assert (details.processes, details.descriptors, details.sockets, details.open_files_limit) == (
         1, None, None, None,
     )  # fmt: skip
+
+
+def test_the_limit_of_a_process_that_is_not_in_the_group_is_not_its(
+    v2: Layout, tmp_path: Path, held: int
+) -> None:
+    """The number may be another's by now."""
+    write(tmp_path / "a", {"cpu.stat": "user_usec 9\n", "cgroup.procs": "1\n"})
+    details = Readings(v2).details("a", Limits(), held)
+    assert details is not None
+    assert (details.processes, details.open_files_limit) == (1, None)
+
+
+def test_too_many_groups_to_look_into_leave_the_rest_known(
+    v2: Layout, tmp_path: Path, held: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process_counts, "MAX_GROUPS", 1)
+    write(tmp_path / "a", {"cpu.stat": "user_usec 9\n", "cgroup.procs": f"{held}\n"})
+    (tmp_path / "a/b").mkdir()
+    details = Readings(v2).details("a", Limits(), held)
+    assert details is not None
+    assert (details.processes, details.descriptors, details.sockets, details.open_files_limit) == (None,) * 4
+    assert details.stats.cpu_user_ns == 9000
+
+
+async def test_one_group_that_cannot_be_read_leaves_the_others_and_is_told_once(
+    v1: Layout, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a", "b", "c"):
+        write(tmp_path / "cpuacct" / name, {"cpuacct.usage": "5\n", "cpuacct.usage_user": "5\n"})
+    unreadable = tmp_path / "memory/b/memory.stat"
+    unreadable.mkdir(parents=True)
+    cgroups = HostCgroups(CGROUPFS, v1)
+    for _ in range(2):
+        usages = await cgroups.usage_many([("/a", ""), ("/b", ""), ("/c", "")])
+        assert [usage and usage.cpu_ns for usage in usages] == [5, None, 5]
+        details = await cgroups.details_many([("/a", "", 0), ("/b", "", 0), ("/c", "", 0)])
+        assert [one and one.stats.cpu_user_ns for one in details] == [5, None, 5]
+    assert [record.getMessage().partition(" failed")[0] for record in caplog.records] == [
+        "reading the control group b"
+    ]
+    unreadable.rmdir()
+    assert (await cgroups.usage_many([("/b", "")]))[0]
+    unreadable.mkdir()
+    assert await cgroups.usage_many([("/b", "")]) == [None]
+    assert len(caplog.records) == 2
 
 
 def test_a_group_that_is_gone_has_no_details(v1: Layout, v2: Layout) -> None:

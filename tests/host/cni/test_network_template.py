@@ -1,6 +1,7 @@
 """The network that is written from a template, once the node's pod CIDRs are known."""
 
 import json
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -43,6 +44,20 @@ async def test_both_families_are_put_in_and_the_network_is_ready(site: Site) -> 
     assert site.written() == [FILE] and (site.conf_dir / FILE).stat().st_mode & 0o777 == 0o644
     assert (await site.network.status()).ready
     assert (await site.network.details()).file == FILE
+
+
+async def test_neither_its_content_nor_its_name_is_lost_in_a_power_cut(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = []
+
+    def sync(fd: int) -> None:
+        synced.append((Path(f"/proc/self/fd/{fd}").readlink().name, site.written()))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    await site.network.pod_cidrs(["10.88.0.0/16"])
+    partial = f".{FILE}.partial"
+    assert synced == [(partial, [partial]), ("net.d", [FILE])]
 
 
 async def test_a_network_that_is_there_is_left_alone(site: Site) -> None:
@@ -94,5 +109,7 @@ async def test_what_is_no_range_writes_nothing(site: Site) -> None:
 async def test_without_a_template_there_is_nothing_to_write(tmp_path: Path) -> None:
     network = CniNetwork(tmp_path / "net.d", [tmp_path])
     await network.pod_cidrs(["10.88.0.0/16"])
+    with pytest.raises(Invalid, match="no address range"):  # bad input it is all the same
+        await network.pod_cidrs(["10.88"])
     await network.close()
     assert not (tmp_path / "net.d").exists()

@@ -36,6 +36,14 @@ async def test_a_bundle_is_rewritten_whole_or_not_at_all(bundles: HostBundles, t
     assert sorted(path.name for path in bundle.iterdir()) == ["config.json", "rootfs"]
 
 
+async def test_nobody_else_reads_what_is_secret_in_a_bundle(bundles: HostBundles, tmp_path: Path) -> None:
+    bundle = await bundles.write("c1", {"process": {"env": ["PASSWORD=x"]}})
+    assert (bundle / "config.json").stat().st_mode & 0o777 == 0o600
+    (bundle / "config.json.new").touch(0o644)  # an earlier daemon was killed at it
+    await bundles.rewrite("c1", {"process": {"env": ["PASSWORD=y"]}})
+    assert (bundle / "config.json").stat().st_mode & 0o777 == 0o600
+
+
 async def test_a_log_is_made_in_folders_that_are_not_there_yet(bundles: HostBundles, tmp_path: Path) -> None:
     log = await bundles.make_log(str(tmp_path / "logs/pod"), str(tmp_path / "logs/pod/app/0.log"))
     assert log.stat().st_mode & 0o777 == 0o640 and log.read_bytes() == b""

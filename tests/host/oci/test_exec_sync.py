@@ -1,18 +1,23 @@
 """Tests of host.exec_sync: commands in real containers."""
 
 import asyncio
+import errno
+import fcntl
+import os
 import resource
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sampan.host import process
 from sampan.host.oci import exec_sync
 from sampan.host.processes import send
-from sampan.model.errors import ToolFailed
+from sampan.model.errors import Invalid, ToolFailed
 from sampan.runtime.ports import ExecResult
+from tests import oci_runtimes
 from tests.host.containers import Lab, until
 
 pytestmark = pytest.mark.root
@@ -98,6 +103,45 @@ async def test_a_command_sees_none_of_our_descriptors_and_environment(lab: Lab, 
 async def test_a_command_has_the_containers_oom_score_and_not_ours(lab: Lab, box: str) -> None:
     process = {**lab.process("cat", "/proc/self/oom_score_adj"), "oomScoreAdj": 678}
     assert (await lab.oci.exec_sync(lab.handler, box, process, 5)).stdout == b"678\n"
+
+
+@pytest.mark.parametrize("runtime", oci_runtimes.RUNTIMES)
+async def test_a_daemon_that_gets_no_cpu_gives_the_score_in_time_all_the_same(
+    short_tmp: Path, monkeypatch: pytest.MonkeyPatch, runtime: str
+) -> None:
+    oci_runtimes.require(runtime)
+    give = exec_sync._give_oom_score
+
+    def late(pid: int, process: dict[str, Any]) -> None:
+        time.sleep(0.2)  # the runtime would have started the command ten times over
+        give(pid, process)
+
+    monkeypatch.setattr(exec_sync, "_give_oom_score", late)
+    lab = Lab(short_tmp, runtime=runtime)
+    try:
+        launch, _ = await lab.run("sleep", "100000")
+        process = {**lab.process("cat", "/proc/self/oom_score_adj"), "oomScoreAdj": 678}
+        assert (await lab.oci.exec_sync(lab.handler, launch.id, process, 5)).stdout == b"678\n"
+    finally:
+        await lab.close()
+
+
+@pytest.mark.parametrize("kibibytes", [1, 63, 200, 800])
+async def test_a_large_environment_gets_there(lab: Lab, box: str, kibibytes: int) -> None:
+    env = [f"V{number}={'x' * 1020}" for number in range(kibibytes)]
+    process = {**lab.process("sh", "-c", "echo ${#V0}"), "env": ["PATH=/bin", *env]}
+    assert (await lab.oci.exec_sync(lab.handler, box, process, 20)).stdout == b"1020\n"
+
+
+async def test_what_no_pipe_takes_is_refused(lab: Lab, box: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    before = descriptors()
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
+    with pytest.raises(Invalid, match="take 1100141 bytes"):
+        await lab.oci.exec_sync(lab.handler, box, {"args": ["x" * 1_100_128]}, 5)
+    assert descriptors() == before
 
 
 async def test_stdin_is_empty(lab: Lab, box: str) -> None:

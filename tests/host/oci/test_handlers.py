@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from sampan.host.oci import handlers as subject
 from sampan.host.oci.handlers import HostHandlers
 from sampan.host.syscalls import MS_RDONLY, MS_REMOUNT, mount, umount
+from sampan.host.threads import in_slow_thread
 from sampan.model.errors import Unavailable
 from sampan.model.handler import Handler
 from tests import oci_runtimes
@@ -69,7 +71,7 @@ class Bench:
         self.clock.now += subject.LOOK_SECONDS
         handlers.trouble()
         async with asyncio.timeout(10):
-            while handlers._looking is not None:  # noqa: ASYNC110
+            while handlers._looking:  # noqa: ASYNC110
                 await asyncio.sleep(0.002)
 
 
@@ -179,6 +181,76 @@ async def test_looks_are_far_between_and_never_two_at_once(
     async with asyncio.timeout(5):
         while handlers.trouble() is not None:  # noqa: ASYNC110 - it is asked, and tells nobody by itself
             await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def busy() -> AsyncIterator[None]:
+    """All that works on archives, layers and the like has work for as long as the test goes on."""
+    release = threading.Event()
+    work = [asyncio.ensure_future(in_slow_thread(release.wait)) for _ in range(8)]
+    yield
+    release.set()
+    await asyncio.gather(*work)
+
+
+async def test_a_look_does_not_queue_behind_long_work(bench: Bench, busy: None) -> None:
+    bench.handler("good", bench.runtime("crun"))
+    bench.handler("bad", str(bench.directory / "runsc"))
+    async with asyncio.timeout(10):
+        handlers = await bench.opened("good")
+    await bench.looked(handlers)
+    bench.clock.now += subject.STUCK_SECONDS + 1
+    assert handlers.trouble() is None
+    bench.runtime("runsc", "runsc version release-1")
+    async with asyncio.timeout(10):
+        assert (await handlers.require("bad")).features.name == "runsc"
+
+
+async def test_a_file_system_that_is_stuck_holds_one_thread_and_is_trouble(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often pods of a handler are asked for whose programs lie there."""
+    bench.handler("good", bench.runtime("crun"))
+    bench.handler("bad", str(bench.directory / "runsc"))
+    bench.handler("worse", str(bench.directory / "runsc"))
+    handlers = await bench.opened("good")
+    release, threads, marks = threading.Event(), set(), subject._marks
+
+    def stuck(handler: Handler) -> object:
+        threads.add(threading.get_ident())
+        release.wait()
+        return marks(handler)
+
+    monkeypatch.setattr(subject, "_marks", stuck)
+    for name in ("bad", "worse") * 3:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await handlers.require(name)
+    try:
+        bench.clock.now += subject.STUCK_SECONDS
+        assert handlers.trouble() is None  # which wants a look, too
+        await asyncio.sleep(0.01)
+        assert len(threads) == 1
+        bench.clock.now += 1
+        trouble = handlers.trouble()
+        assert trouble is not None and trouble.reason == "CheckStuck"
+    finally:
+        release.set()
+    async with asyncio.timeout(10):
+        while handlers._looking or handlers.trouble():  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
+
+
+async def test_a_look_that_waits_for_another_is_not_stuck(bench: Bench) -> None:
+    bench.handler("one", bench.runtime("crun"))
+    handlers = await bench.opened("one")
+    async with handlers._turn():
+        bench.clock.now += subject.LOOK_SECONDS
+        assert handlers.trouble() is None
+        bench.clock.now += subject.STUCK_SECONDS - subject.LOOK_SECONDS
+        assert handlers.trouble() is None
+    await bench.looked(handlers)
+    assert handlers.trouble() is None
 
 
 async def test_a_directory_that_is_gone_is_trouble(bench: Bench) -> None:

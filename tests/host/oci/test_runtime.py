@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import signal
+import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from sampan.host import processes
 from sampan.host.cgroup import cgroups
 from sampan.host.oci import monitor, runtime
 from sampan.host.processes import alive, find
+from sampan.host.threads import in_slow_thread
 from sampan.model.errors import Invalid, NotFound, ToolFailed, Unavailable
 from sampan.model.process import ProcessRef
 from sampan.runtime.ports import Exit, Launched
@@ -372,6 +374,58 @@ async def test_deleting_works_after_a_reboot(lab: Lab) -> None:
     shutil.rmtree(lab.paths.state)
     await lab.oci.delete(lab.handler, launch.id)
     lab.paths.bundle(launch.id).mkdir(parents=True)
+
+
+def reconfigured(lab: Lab, directory: Path) -> Handler:
+    """The handler as it is in a configuration that was changed while containers of it lived."""
+    return dataclasses.replace(lab.handler, root=directory / "elsewhere")
+
+
+async def test_a_container_is_found_where_it_was_created_whatever_root_is_configured_now(
+    lab: Lab, short_tmp: Path
+) -> None:
+    launch = lab.launch("sh", "-c", "sleep 1000; true")
+    launched = await lab.oci.create(launch)
+    handler = reconfigured(lab, short_tmp)
+    assert not await lab.oci.running(handler, launch.id)
+    await lab.oci.start(handler, launch.id)
+    assert await lab.oci.running(handler, launch.id)
+    done = await lab.oci.exec_sync(handler, launch.id, lab.process("echo", "there"), 5)
+    assert (done.code, done.stdout) == (0, b"there\n")
+    await lab.oci.update(handler, launch.id, {"pids": {"limit": 40}})
+    assert (await (await cgroups.detect(lab.driver)).read_back(lab.parent, launch.id)).pids == 40
+    await lab.oci.kill_all(handler, launch.id)
+    assert (await end(lab, launch.id, launched)).code == 137
+    await lab.oci.delete(handler, launch.id)
+    assert lab.leftovers() == [] and not handler.root.exists()
+
+
+async def test_the_runtime_itself_is_sent_to_where_a_container_was_created(
+    lab: Lab, short_tmp: Path
+) -> None:
+    """With hooks, which only it runs."""
+    hook = {"path": "/bin/true", "args": ["true"]}
+    launch = lab.launch("sleep", "1000", config={"hooks": {"poststart": [hook], "poststop": [hook]}})
+    launched = await lab.oci.create(launch)
+    handler = reconfigured(lab, short_tmp)
+    await lab.oci.start(handler, launch.id)
+    assert await lab.oci.running(lab.handler, launch.id)
+    await lab.oci.delete(handler, launch.id)
+    assert not await alive(launched.init)
+    assert lab.leftovers() == []
+
+
+async def test_deleting_does_not_wait_for_long_work(lab: Lab) -> None:
+    launch, launched = await lab.run("sleep", "1000")
+    release = threading.Event()
+    work = [asyncio.ensure_future(in_slow_thread(release.wait)) for _ in range(8)]
+    try:
+        async with asyncio.timeout(20):
+            await lab.oci.delete(lab.handler, launch.id)
+    finally:
+        release.set()
+        await asyncio.gather(*work)
+    assert not await alive(launched.init)
 
 
 async def test_deleting_finds_the_cgroup_when_the_runtimes_state_is_lost(lab: Lab) -> None:

@@ -185,7 +185,7 @@ async def test_who_is_alive_can_be_told(lab: Lab) -> None:
     launch, launched = await lab.run("sleep", "1000")
     await until(lambda: read_small(f"/proc/{launched.init.pid}/comm") == b"sleep\n")
     [alive] = await lab.oci.survivors(lab.handler, launch.id)
-    assert re.match(rf"pid {launched.init.pid} \(sleep\) is in state [SR]", alive)
+    assert re.match(rf"pid {launched.init.pid} `sleep` is in state [SR]", alive)
 
 
 # --- kills for memory ---------------------------------------------------------------------------------------

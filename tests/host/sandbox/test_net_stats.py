@@ -43,6 +43,18 @@ async def test_its_interfaces_are_seen_from_inside(pinned: Path) -> None:
     assert (found.name, found.rx_bytes, found.tx_packets) == ("eth0", 0, 0)
 
 
+async def test_as_many_as_do_not_fit_into_a_page(pinned: Path) -> None:
+    def make() -> None:
+        with Links() as links:
+            for number in range(40):
+                links.add_bridge(f"interface{number:05}")
+
+    await netns.inside(pinned, "net", make)
+    ((found),) = await net_stats.interfaces([pinned])
+    assert found is not None
+    assert [one.name for one in found] == [f"interface{number:05}" for number in range(40)]
+
+
 async def test_one_that_is_gone_is_none_and_the_others_are_read(pinned: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     gone = [tmp_path / "absent", tmp_path / "empty"]

@@ -8,13 +8,16 @@ cgroup-v1/cpusets.rst. Names: `wire.cgroup_paths`.
 """
 
 import errno
+import logging
 import os
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from sampan.host.cgroup.readings import Readings, read
 from sampan.host.threads import in_thread
@@ -24,6 +27,8 @@ from sampan.tasks import step_now
 from sampan.wire import cgroup_paths, cgroupfs, mountinfo
 from sampan.wire.cgroup_paths import Layout
 
+log = logging.getLogger("sampan.cgroups")
+R = TypeVar("R")
 MARK = "trusted.sampan"
 _UNMARKED = 0o1755  # of a group that we made and did not come to mark; the sticky bit means nothing else here
 _GRACE_SECONDS = 0.02  # for so long after a move the next is quick
@@ -72,6 +77,7 @@ class HostCgroups:
         self.layout = layout
         self._readings = Readings(layout)
         self._moved = 0.0
+        self._unreadable: set[str] = set()  # of which that was said
 
     def container_path(self, parent: str, id: str) -> str:
         """The `cgroupsPath` that the OCI runtime is given for a container in this parent. Raises Invalid."""
@@ -106,16 +112,18 @@ class HostCgroups:
         """One reading of each group, given as (parent, container id or ""); None for one that is gone."""
         places = [self._place(parent, id) for parent, id in groups]
         usage = self._readings.usage
-        return await in_thread(lambda: [None if place is None else usage(place) for place in places])
+        return await in_thread(lambda: [self._read_one(place, usage) for place in places])
 
     async def details_many(self, groups: Sequence[tuple[str, str, int]]) -> list[CgroupDetails | None]:
         """The rest of what each group says, given as (parent, container id or "", pid of its first process or 0)."""
         places = [(self._place(parent, id), init) for parent, id, init in groups]
 
-        def details(place: str | None, init: int) -> CgroupDetails | None:
-            return None if place is None else self._readings.details(place, self._limits(place), init)
+        def details(init: int, place: str) -> CgroupDetails | None:
+            return self._readings.details(place, self._limits(place), init)
 
-        return await in_thread(lambda: [details(place, init) for place, init in places])
+        return await in_thread(
+            lambda: [self._read_one(place, partial(details, init)) for place, init in places]
+        )
 
     async def usage(self, parent: str, id: str) -> CgroupUsage | None:
         """One reading of one container's group; None if it is gone."""
@@ -170,6 +178,20 @@ class HostCgroups:
                 group = group.parent
 
     # --- readings, in a thread ----------------------------------------------------------------------------
+
+    def _read_one(self, place: str | None, read: Callable[[str], R | None]) -> R | None:
+        """One of many groups: that it cannot be read must not take the others along. Said once, until it can."""
+        if place is None:
+            return None
+        try:
+            found = read(place)
+        except Exception as error:
+            if place not in self._unreadable:
+                log.exception("reading the control group %s failed: %s", place, error)
+            self._unreadable.add(place)
+            return None
+        self._unreadable.discard(place)
+        return found
 
     def _place(self, parent: str, id: str) -> str | None:
         """Where the group of a container is; without an id, the parent itself. None for a parent that this driver

@@ -9,6 +9,8 @@ import errno
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -78,10 +80,8 @@ class ContainerCgroup:
     def kill(self) -> None:
         """SIGKILL to everything in the group and below, fork bombs included."""
         if self._folders and not self._kill_at_once():
-            frozen = self._freeze(b"FROZEN")
-            self._kill_each()
-            if frozen:
-                self._freeze(b"THAWED")
+            with self._frozen():
+                self._kill_each()
 
     def _kill_at_once(self) -> bool:
         """By `cgroup.kill` (Linux 5.14), where the processes are in the unified hierarchy."""
@@ -89,11 +89,23 @@ class ContainerCgroup:
             return False
         return _written(f"{self._layout.v2}/{self.below}/cgroup.kill", b"1") and self._layout.unified
 
-    def _freeze(self, state: bytes) -> bool:
-        """On v1, stop the group, so that nothing forks while it is killed. The signals act once it is
-        thawed."""
+    @contextmanager
+    def _frozen(self) -> Iterator[None]:
+        """On v1, the group stopped, so that nothing forks while it is killed. The signals act once it is thawed, by
+        the descriptor that stopped it: there may be no other left."""
         freezer = self._layout.v1.get("freezer")
-        return freezer is not None and _written(f"{freezer}/{self.below}/freezer.state", state)
+        file = _opened(f"{freezer}/{self.below}/freezer.state") if freezer else None
+        if file is None:
+            yield
+            return
+        try:
+            _told(file, b"FROZEN")
+            yield
+        finally:
+            try:
+                _told(file, b"THAWED")
+            finally:
+                os.close(file)
 
     def _kill_each(self) -> None:
         killed: set[int] = set()
@@ -111,7 +123,7 @@ class ContainerCgroup:
         """The pids in the group and all groups below, in any hierarchy."""
         found: set[int] = set()
         for folder in self._folders:
-            for directory, _, _ in os.walk(folder):
+            for directory, _, _ in os.walk(folder, onerror=_unless_absent):
                 found.update(proc.pids(_read(f"{directory}/cgroup.procs") or b""))
         return found - {os.getpid()}
 
@@ -142,7 +154,7 @@ def _remove(folder: str) -> bool:
         return True
     except OSError:
         pass
-    for directory, _, _ in os.walk(folder, topdown=False):
+    for directory, _, _ in os.walk(folder, topdown=False, onerror=_unless_absent):
         try:
             os.rmdir(directory)  # noqa: PTH106
         except FileNotFoundError:
@@ -152,15 +164,20 @@ def _remove(folder: str) -> bool:
     return True
 
 
+def _unless_absent(error: OSError) -> None:
+    """A group that is gone has nothing in it; one that cannot be looked at may."""
+    if error.errno not in _ABSENT:
+        raise error
+
+
 def _read(path: str) -> bytes | None:
     """A file of a group; None if it is not there, or its group is gone. All else (no descriptors, no memory) raises
     OSError: it says nothing about the group."""
     try:
         return read_small(path)
     except OSError as error:
-        if error.errno in _ABSENT:
-            return None
-        raise
+        _unless_absent(error)
+        return None
 
 
 def _written(path: str, text: bytes) -> bool:
@@ -168,10 +185,26 @@ def _written(path: str, text: bytes) -> bool:
     try:
         _write(path, text)
     except OSError as error:
-        if error.errno in _ABSENT:
-            return False
-        raise
+        _unless_absent(error)
+        return False
     return True
+
+
+def _opened(path: str) -> int | None:
+    """To be written to; None if it is not there."""
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    except OSError as error:
+        _unless_absent(error)
+        return None
+
+
+def _told(file: int, text: bytes) -> None:
+    """Write to an open file; nothing if the group has gone meanwhile."""
+    try:
+        os.pwrite(file, text, 0)
+    except OSError as error:
+        _unless_absent(error)
 
 
 def _write(path: str, text: bytes) -> None:

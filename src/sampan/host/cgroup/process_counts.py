@@ -1,23 +1,28 @@
 """What the processes of a control group hold open, counted in /proc. Source: proc_pid_fd(5), proc_pid_limits(5).
 
-Not a look at every process of a machine: a container with very many processes or descriptors is counted in part and
-then said to be unknown, rather than measured for seconds.
+Not a look at everything: what one container may cost here is bounded, in groups, in processes and in descriptors, and
+what would take more is said to be unknown. How many descriptors a process has open, Linux 6.2 tells as the size of
+/proc/PID/fd; before, and to know which of them are sockets, they are gone through one by one.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 from sampan.host.processes import read_small
 from sampan.wire import proc
 
+MAX_GROUPS = 1024  # in one container's, its own included; a systemd in it makes some hundred
 MAX_PROCESSES = 4096  # of one container whose descriptors are counted
-MAX_LINKS = 16384  # descriptors of one container that are looked at one by one, to tell sockets from the rest
+MAX_LINKS = 16384  # descriptors of one container that are looked at one by one
 
 
-def pids(group: str) -> list[int]:
-    """The processes of a group and of the groups in it."""
-    return [pid for folder in _folders(group) for pid in _pids(folder)]
+def pids(group: str) -> list[int] | None:
+    """The processes of a group and of the groups in it; None where those are too many."""
+    folders = _folders(group)
+    return None if folders is None else [pid for folder in folders for pid in _pids(folder)]
 
 
 def descriptors(pids: Sequence[int]) -> tuple[int | None, int | None]:
@@ -25,12 +30,19 @@ def descriptors(pids: Sequence[int]) -> tuple[int | None, int | None]:
     count. One that ends meanwhile has none."""
     if len(pids) > MAX_PROCESSES:
         return None, None
-    open_ones, sockets = 0, 0
+    open_ones = sockets = 0
     for pid in pids:
-        names = _names(f"/proc/{pid}/fd")
+        folder, left = f"/proc/{pid}/fd", MAX_LINKS - open_ones
+        told = _told(folder)
+        if told > left:
+            open_ones += told
+            continue
+        names = _names(folder, left + 1)
         open_ones += len(names)
-        if open_ones <= MAX_LINKS:
-            sockets += sum(_is_socket(f"/proc/{pid}/fd/{name}") for name in names)
+        if len(names) <= left:
+            sockets += sum(_is_socket(f"{folder}/{name}") for name in names)
+        elif not told:
+            return None, None
     return open_ones, sockets if open_ones <= MAX_LINKS else None
 
 
@@ -42,16 +54,19 @@ def open_files_limit(pid: int) -> int | None:
         return None
 
 
-def _folders(group: str) -> Iterator[str]:
-    yield group
-    try:
-        if os.stat(group).st_nlink <= 2:  # noqa: PTH116 - in the hot path; no group in it, as of nearly every one
-            return
-        inner = [entry.path for entry in os.scandir(group) if entry.is_dir(follow_symlinks=False)]
-    except OSError:
-        return
-    for folder in inner:
-        yield from _folders(folder)
+def _folders(group: str) -> list[str] | None:
+    """The group and those in it, however deep: a privileged container makes them as it likes."""
+    found = [group]
+    for folder in found:  # which grows meanwhile
+        with suppress(OSError):  # gone
+            if os.stat(folder).st_nlink <= 2:  # noqa: PTH116 - in the hot path; no group in it, as of nearly every one
+                continue
+            with os.scandir(folder) as entries:
+                inner = (entry.path for entry in entries if entry.is_dir(follow_symlinks=False))
+                found += islice(inner, MAX_GROUPS + 1 - len(found))
+        if len(found) > MAX_GROUPS:
+            return None
+    return found
 
 
 def _pids(folder: str) -> list[int]:
@@ -61,9 +76,18 @@ def _pids(folder: str) -> list[int]:
         return []
 
 
-def _names(folder: str) -> list[str]:
+def _told(folder: str) -> int:
+    """How many descriptors there are by the kernel's own count; 0 where it does not tell."""
     try:
-        return os.listdir(folder)  # noqa: PTH208 - names are all we want, many of them
+        return os.stat(folder).st_size  # noqa: PTH116 - in the hot path
+    except OSError:
+        return 0
+
+
+def _names(folder: str, most: int) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in islice(entries, most)]
     except OSError:
         return []
 

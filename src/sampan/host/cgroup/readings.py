@@ -36,21 +36,22 @@ class Readings:
 
     def details(self, place: str, limits: Limits, init: int = 0) -> CgroupDetails | None:
         """All else; None if the group is gone. With `init`, its first process, what its processes hold open too."""
+        open_files = process_counts.open_files_limit(init) if init else None
         pids = process_counts.pids(self._processes_of(place))
         threads = read(f"{self._directory('pids', place)}/pids.current")
         stats = self._details(place)
         if stats.cpu_user_ns is None and stats.cache is None:
             return None
-        open_ones, sockets = process_counts.descriptors(pids) if init else (None, None)
+        open_ones, sockets = process_counts.descriptors(pids) if init and pids is not None else (None, None)
         return CgroupDetails(
             at=time.time_ns(),
             stats=stats,
             limits=limits,
-            processes=len(pids),
+            processes=None if pids is None else len(pids),
             threads=cgroupfs.number(threads),
             descriptors=open_ones,
             sockets=sockets,
-            open_files_limit=process_counts.open_files_limit(init) if init else None,
+            open_files_limit=open_files if init in (pids or ()) else None,  # the number may be another's
             devices={one.device: block_device(one.device) for one in stats.io},
         )
 

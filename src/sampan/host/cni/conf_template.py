@@ -34,4 +34,9 @@ def write(template: Path, directory: Path, variables: Mapping[str, cni_template.
         file.flush()
         os.fsync(fd)
     partial.rename(final)
+    folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)  # or a power cut takes the name back: nothing writes it again while the kubelet is content
+    finally:
+        os.close(folder)
     return final

@@ -81,7 +81,10 @@ class HostBundles:
         step_now("bundle.rewrite", id)
         fresh = bundle / "config.json.new"
         try:
-            fresh.write_bytes(spec)
+            fresh.unlink(missing_ok=True)  # of an attempt that was cut short
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            with open(os.open(fresh, flags, 0o600), "wb") as file:  # noqa: PTH123 - of a descriptor
+                file.write(spec)
             fresh.replace(bundle / "config.json")
         except FileNotFoundError as error:
             raise NotFound(f"the bundle of container {id} is gone") from error

@@ -1,27 +1,29 @@
 """ExecSync: the OCI runtime's `exec` as a child of ours, with pipes; its whole family dies at the timeout.
 
-No file is written: the process object and the runtime's log are memory files, passed as descriptors 3 and 4, which
-it closes before the command runs. The log is what tells a command that ended with 1 from a runtime that could
+No file is written: the process object comes by a pipe and the runtime's log is a memory file, passed as descriptors 3
+and 4, which it closes before the command runs. The log is what tells a command that ended with 1 from a runtime that could
 not run it.
 """
 
 import asyncio
+import fcntl
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
 from sampan.host.process import Budget, Child, spawn
 from sampan.host.processes import find, kill_family
-from sampan.model.errors import ToolFailed
+from sampan.model.errors import Invalid, ToolFailed
 from sampan.runtime.ports import ExecResult
 from sampan.tasks import finish
 from sampan.wire import oci_runtime
 
 _LOG_LIMIT = 64 << 10
+_PIPE = 4 << 10  # bytes: a pipe's, even for a user who has many
 OUTPUT_LIMIT = 15 << 20  # bytes of both outputs: the kubelet refuses a response of more than 16 MiB
 _OWN = 256 << 10  # of it, what each output may always say, however much the other one and other commands say
 _shared = Budget(96 << 20)  # what all running commands together may say beyond that
@@ -75,9 +77,15 @@ async def exec_sync(argv: Sequence[str], process: Mapping[str, Any], seconds: fl
 async def _exec_sync(
     argv: Sequence[str], process: Mapping[str, Any], seconds: float, share: _Share
 ) -> ExecResult:
-    with _memory_file("process", msgspec.json.encode(process)) as spec, _memory_file("log") as log:
-        async with spawn(argv, fds=[spec, log], limit=share.outputs) as child:
+    content = msgspec.json.encode(process)
+    with _pipe(len(content)) as (spec, feed), _memory_file("log") as log:
+        # An empty pipe as stdin: crun gives what it finds there to the command's user (wire.conmon), and that must
+        # not be the host's /dev/null.
+        async with spawn(argv, stdin=True, fds=[spec, log], limit=share.outputs) as child:
+            await child.close_stdin()
             _give_oom_score(child.pid, process)
+            with feed:  # now it can go on
+                feed.write(content)
             await _until_end(child, process, seconds)
             finished = await child.finished()
         words = oci_runtime.errors(os.pread(log, _LOG_LIMIT, 0))
@@ -90,8 +98,8 @@ async def _exec_sync(
 
 def _give_oom_score(runtime: int, process: Mapping[str, Any]) -> None:
     """What the OCI runtime starts inherits its score. crun sets a container's own at create only, and would leave a
-    command with the daemon's, which must be the last to be killed. The runtime first reads what it is to run (1 ms):
-    it starts nothing before this."""
+    command with the daemon's, which must be the last to be killed. The runtime starts nothing before it has read what
+    it is to run, which it is told after this."""
     score = process.get("oomScoreAdj")
     if score is not None:
         with suppress(
@@ -116,13 +124,26 @@ async def _until_end(child: Child, process: Mapping[str, Any], seconds: float) -
 
 
 @contextmanager
-def _memory_file(name: str, content: bytes = b"") -> Iterator[int]:
+def _pipe(room: int) -> Iterator[tuple[int, BinaryIO]]:
+    """A pipe that takes `room` bytes without waiting for its reader. Raises Invalid where that is too much; commands
+    with their environment have little more room in the kernel either (execve(2))."""
+    read, write = os.pipe()
+    with os.fdopen(read, "rb", 0), os.fdopen(write, "wb", 0) as feed:
+        if room > _PIPE:
+            try:
+                fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, room)
+            except OSError as error:
+                raise Invalid(
+                    f"the command and its environment take {room} bytes, more than a pipe may have "
+                    f"(/proc/sys/fs/pipe-max-size): {error.strerror}"
+                ) from error
+        yield read, feed
+
+
+@contextmanager
+def _memory_file(name: str) -> Iterator[int]:
     fd = os.memfd_create(name)
     try:
-        with memoryview(content) as rest:
-            written = 0
-            while written < len(rest):
-                written += os.write(fd, rest[written:])
         yield fd
     finally:
         os.close(fd)

@@ -10,18 +10,20 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sampan.host import features
 from sampan.host.features import Tool
-from sampan.host.threads import in_slow_thread
+from sampan.host.threads import in_own_thread
 from sampan.model.errors import Invalid, SampanError, Unavailable
 from sampan.model.handler import Handler
 from sampan.runtime.handler_ports import HandlerStatus, Trouble
 from sampan.spec import base_spec
-from sampan.tasks import Tasks
+from sampan.tasks import Joined, Tasks
 
 LOOK_SECONDS = 10.0  # how old what `trouble` says may get, while it is asked
 STUCK_SECONDS = 60.0  # a look that takes longer is trouble itself
@@ -53,7 +55,10 @@ class HostHandlers:
         self._seen: dict[str, tuple[_Mark | None, ...]] = {}
         self._place_trouble: Trouble | None = None
         self._looked = clock()
-        self._looking: float | None = None
+        self._looking = False  # in the background
+        self._one = asyncio.Lock()  # looks take turns: a stuck file system must not hold a thread for each
+        self._began: float | None = None  # the look whose turn it is
+        self._joined = Joined()
 
     async def open(self) -> None:
         """The first look. Raises Unavailable if the default handler cannot be used."""
@@ -74,7 +79,7 @@ class HostHandlers:
         """The same for one that is about to be used. One that had a problem is looked at again; Unavailable if it has
         it still."""
         if self.of(name).problem and name in self._handlers:
-            await self._look_at([self._handlers[name]])
+            await self._joined.run(name, self._look_at_one(name))  # which nobody's leaving cuts short
         found = self.of(name)
         if found.problem:
             raise Unavailable(f"runtime handler {name} cannot be used: {found.problem}")
@@ -83,14 +88,14 @@ class HostHandlers:
     def trouble(self) -> Trouble | None:
         """What keeps this node from running pods, by the last look; starts another if that is LOOK_SECONDS ago."""
         now = self._clock()
-        if self._looking is None and now - self._looked >= LOOK_SECONDS:
-            self._looking = now
+        if not self._looking and now - self._looked >= LOOK_SECONDS:
+            self._looking = True
             self._tasks.start("a look at the runtime handlers", self._look_again())
-        if self._looking is not None and now - self._looking > STUCK_SECONDS:
+        if self._began is not None and now - self._began > STUCK_SECONDS:
             return Trouble(
                 "CheckStuck",
                 f"a look at the runtimes and at {', '.join(map(str, self._places))} has not ended for "
-                f"{now - self._looking:.0f} s: is a file system stuck?",
+                f"{now - self._began:.0f} s: is a file system stuck?",
             )
         if problem := self.of(self._default).problem:
             return Trouble("RuntimeHandlerUnusable", f"default handler {self._default}: {problem}")
@@ -100,22 +105,38 @@ class HostHandlers:
 
     async def _look_again(self) -> None:
         try:
-            await self._look()
+            async with self._turn():
+                await self._look()
         finally:
-            self._looked, self._looking = self._clock(), None
+            self._looked, self._looking = self._clock(), False
+
+    async def _look_at_one(self, name: str) -> None:
+        async with self._turn():
+            await self._look_at([self._handlers[name]])
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """The time in a look, from when nothing of ours holds it up."""
+        async with self._one:
+            self._began = self._clock()
+            try:
+                yield
+            finally:
+                self._began = None
 
     async def _look(self) -> None:
-        self._place_trouble = await in_slow_thread(_first_trouble, self._places)
+        # in threads of its own: long work must not be taken for a stuck file system, nor a node be lost for it
+        self._place_trouble = await in_own_thread(partial(_first_trouble, self._places))
         await self._look_at(self._handlers.values())
 
     async def _look_at(self, handlers: Iterable[Handler]) -> None:
         """Programs are only asked for their version when they are others than before, each once."""
-        marks = {each.name: await in_slow_thread(_marks, each) for each in handlers}
+        marks = {each.name: await in_own_thread(partial(_marks, each)) for each in handlers}
         fresh = [self._handlers[name] for name, mark in marks.items() if self._is_news(name, mark)]
         runtimes = await _answers(features.runtime, {each.path for each in fresh})
         monitors = await _answers(features.tool, {each.monitor for each in fresh})
         for each in fresh:
-            found = await in_slow_thread(_status, each, runtimes, monitors)
+            found = await in_own_thread(partial(_status, each, runtimes, monitors))
             self._tell(self._known.get(each.name), found)
             self._known[each.name], self._seen[each.name] = found, marks[each.name]
 

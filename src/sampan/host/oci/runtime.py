@@ -12,6 +12,7 @@ import shutil
 import signal
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from sampan.host.oci.exec_sync import LOG, PROCESS, exec_sync
 from sampan.host.oci.runtime_state import STATE_LINK, RuntimeState
 from sampan.host.process import Finished, run
 from sampan.host.processes import read_small
-from sampan.host.threads import in_slow_thread, in_thread
+from sampan.host.threads import in_own_thread, in_thread
 from sampan.model.errors import ToolFailed, Unavailable
 from sampan.model.process import ProcessRef
 from sampan.runtime.ports import ExecResult, Exit, Launch, Launched
@@ -83,6 +84,7 @@ class OciConmon:
             stdin=launch.stdin,
             stdin_once=launch.stdin_once,
             systemd_cgroup=self._systemd_cgroup,
+            own_users=launch.own_users,
         )
 
     def _prepare(self, launch: Launch) -> str:
@@ -202,7 +204,8 @@ class OciConmon:
                 async with asyncio.timeout(_DEATH_SECONDS):
                     await processes.gone(init)
         await monitor.leave(state.bundle, id)  # it notes an OOM kill while the cgroup is there
-        if not await in_slow_thread(cgroup.kill_and_remove, _DEATH_SECONDS):
+        # what frees a node must not queue behind long work
+        if not await in_own_thread(partial(cgroup.kill_and_remove, _DEATH_SECONDS)):
             left = sorted(await in_thread(cgroup.processes))
             raise Unavailable(
                 f"container {id}: processes {left} do not die (stuck in the kernel?); try again"

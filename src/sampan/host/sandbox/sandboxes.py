@@ -110,7 +110,7 @@ class PinnedSandboxes:
             step_now("pod.shm", plan.id)
             shm = self._paths.shm(plan.id)
             shm.mkdir(mode=0o700)
-            mounts.tmpfs(shm, plan.shm_size, 0o1777, owner=owner)
+            mounts.tmpfs(shm, plan.shm_size, 0o1777, owner=owner, label=plan.label)
         if plan.namespaces or plan.sysctls:
             self._make_namespaces(plan, made)
 
@@ -121,7 +121,8 @@ class PinnedSandboxes:
         except FileExistsError:
             raise AlreadyExists(f"pod {plan.id}: {pod} is there already; remove the pod first") from None
         step_now("pod.mount", plan.id)
-        mounts.tmpfs(pod, SPARE + sum(_pages(content) for content in plan.files.values()), 0o700, INODES)
+        size = SPARE + sum(_pages(content) for content in plan.files.values())
+        mounts.tmpfs(pod, size, 0o700, INODES, label=plan.label)
         (pod / "ns").mkdir(mode=0o700)
 
     def _make_namespaces(self, plan: SandboxPlan, made: Mapping[str, int]) -> None:

@@ -57,11 +57,14 @@ class OverlayRootfs:
 
     # --- making ---------------------------------------------------------------------------------------------
 
-    async def prepare(self, id: str, layers: Sequence[str], users: IdMapped | None = None) -> Path:
+    async def prepare(
+        self, id: str, layers: Sequence[str], users: IdMapped | None = None, label: str = ""
+    ) -> Path:
         """Mount the overlay for container `id` over these chain ids (lowest first); returns the merged root.
 
         With `users` it shows the layers' files with the ids of that user namespace, and what is written bears them
-        on disk too. Unavailable if the file system cannot do that.
+        on disk too. Unavailable if the file system cannot do that. With `label` all have that SELinux label, on disk
+        none.
 
         Invalid if its /dev, /proc or /sys is there but no real directory: crun has followed such links out of
         the root (CVE-2026-47766).
@@ -70,7 +73,7 @@ class OverlayRootfs:
 
         def work() -> None:
             self._make(id, lowers[0], users)
-            self._mount(id, lowers, users)
+            self._mount(id, lowers, users, label)
 
         async with self._locks(id):
             await self._begin()
@@ -102,7 +105,7 @@ class OverlayRootfs:
         upper.chmod(stat.S_IMODE(like.st_mode))
         os.utime(upper, ns=(like.st_mtime_ns, like.st_mtime_ns))
 
-    def _mount(self, id: str, lowers: Sequence[str], users: IdMapped | None) -> None:
+    def _mount(self, id: str, lowers: Sequence[str], users: IdMapped | None, label: str) -> None:
         """In a thread of its own: its working directory makes the many lower directories' names short."""
         rootfs = self._paths.rootfs(id)
         rootfs.parent.mkdir(mode=0o700, exist_ok=True)  # `parents=True` would leave it open to others
@@ -111,42 +114,42 @@ class OverlayRootfs:
         unshare(CLONE_FS)
         try:
             if users is None:
-                self._overlay(id, lowers, self._layers.root)
+                self._overlay(id, lowers, self._layers.root, label)
             else:
-                self._mount_mapped(id, lowers, users)
+                self._mount_mapped(id, lowers, users, label)
             _check_kernel_directories(rootfs)
         except BaseException:
             mounts.detach(rootfs)
             raise
 
-    def _overlay(self, id: str, lowers: Sequence[str], layers: Path) -> None:
+    def _overlay(self, id: str, lowers: Sequence[str], layers: Path, label: str) -> None:
         """`layers` is the layers' root, or a mount that shows it."""
         writable = self._paths.writable(id)
         upper, work = _escaped(writable / UPPER), _escaped(writable / WORK)
         options = f"lowerdir={':'.join(lowers)},upperdir={upper},workdir={work},{OVERLAY_OPTIONS}"
         step_now("rootfs.mount", id)
         os.chdir(layers)
-        mount("overlay", self._paths.rootfs(id), "overlay", 0, options)
+        mount("overlay", self._paths.rootfs(id), "overlay", 0, options + mounts.labelled(label))
 
-    def _mount_mapped(self, id: str, lowers: Sequence[str], users: IdMapped) -> None:
+    def _mount_mapped(self, id: str, lowers: Sequence[str], users: IdMapped, label: str) -> None:
         """One mount shows all layers with their ids mapped, so a hundred layers cost no more than one."""
         place = self._paths.bundle(id) / LAYERS
         step_now("rootfs.layers", id)
         try:
             with mapped(self._layers.root, place, users.namespace):
-                self._overlay(id, lowers, place)
+                self._overlay(id, lowers, place, label)
         except NotMappable as refused:
             if not self._slow_chown:
                 raise
             log.warning("copying the whole image for container %s: %s", id, refused)
-            self._give(id, lowers, users)
+            self._give(id, lowers, users, label)
 
-    def _give(self, id: str, lowers: Sequence[str], users: IdMapped) -> None:
+    def _give(self, id: str, lowers: Sequence[str], users: IdMapped, label: str) -> None:
         """Once in a container's life: a file that was changed already looks like one that was not."""
         given = self._paths.writable(id) / GIVEN
         if not given.exists() and any((self._paths.writable(id) / UPPER).iterdir()):
             raise WrongState(f"changing the owners in container {id} was cut short; remove the container")
-        self._overlay(id, lowers, self._layers.root)
+        self._overlay(id, lowers, self._layers.root, label)
         if not given.exists():
             step_now("rootfs.chown", id)
             with opened(self._paths.rootfs(id)) as root:

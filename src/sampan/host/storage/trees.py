@@ -1,4 +1,4 @@
-"""Directory trees by descriptor: delete one, measure one. Neither follows a symlink nor steps onto a mount.
+"""Directory trees by descriptor: delete one, measure one, go down and up in one. Nothing follows a symlink nor steps onto a mount.
 
 Blocking; for threads and stand-alone children, so it imports little. Depth does not matter: containers nest
 directories as deep as they like, so nothing recurses and no descriptor is held per level.
@@ -41,18 +41,18 @@ def remove(parent: int, name: str | bytes) -> None:
             return
         if error.errno not in (EISDIR, EPERM):
             raise
-    fd = _enter(parent, name)
+    fd = enter(parent, name)
     try:
         levels = [_Level(name, fd)]
         while levels:
             level = levels[-1]
             if not level.pending and not _empty(fd, level):  # nothing left here: go up, remove it from there
                 levels.pop()
-                fd = _up(fd, levels[-1].inode) if levels else _swap(fd, os.dup(parent))
+                fd = up(fd, levels[-1].inode) if levels else _swap(fd, os.dup(parent))
                 os.rmdir(level.name, dir_fd=fd)
             elif level.pending and not _rmdir(fd, level.pending[-1]):
                 child = level.pending.pop()
-                fd = _swap(fd, _enter(fd, child))
+                fd = _swap(fd, enter(fd, child))
                 levels.append(_Level(child, fd))
             elif level.pending:
                 level.pending.pop()
@@ -86,16 +86,17 @@ def _rmdir(fd: int, name: str) -> bool:
     return True
 
 
-def _enter(fd: int, name: str | bytes) -> int:
+def enter(fd: int, name: str | bytes) -> int:
+    """The directory of that name, to be listed. OSError for a link (ELOOP) and where something is mounted (EXDEV)."""
     return syscalls.openat2(fd, name, _HERE, resolve=_WITHIN)
 
 
-def _up(fd: int, inode: int) -> int:
-    """The parent of `fd`, which must be the directory we came from."""
+def up(fd: int, inode: int) -> int:
+    """The parent of `fd`, which must be the directory we came from; OSError ESTALE if not. Closes `fd` if so."""
     parent = os.open("..", _HERE, dir_fd=fd)
     if os.fstat(parent).st_ino != inode:
         os.close(parent)
-        raise OSError(ESTALE, "a directory was moved while its tree was being deleted")
+        raise OSError(ESTALE, "a directory was moved while its tree was gone through")
     return _swap(fd, parent)
 
 

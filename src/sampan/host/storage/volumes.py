@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from errno import EPERM
 from pathlib import Path
+from threading import Event
 
 from sampan.host import mounts, syscalls
 from sampan.host.storage import copy_up, idmap, trees
@@ -39,14 +40,15 @@ class HostVolumes:
 
     # --- images ---------------------------------------------------------------------------------------------
 
-    async def show(self, id: str, image: ImageMount, users: IdMapped | None = None) -> str:
+    async def show(self, id: str, image: ImageMount, users: IdMapped | None = None, label: str = "") -> str:
         """Mount an image read-only for container `id`, whose root is prepared; the path to bind into it, sub path
-        and links resolved. With `users` it shows the ids of that namespace. Raises ImageVolumeMountFailed."""
+        and links resolved. With `users` it shows the ids of that namespace, with `label` all files have that SELinux
+        label. Raises ImageVolumeMountFailed."""
         try:
             if not image.layers:
                 raise Invalid("it has no layers, so there is nothing in it")
             lowers = self._layers.lowers(image.layers)
-            return await finish(in_own_thread(lambda: self._show(id, image, lowers, users)))
+            return await finish(in_own_thread(lambda: self._show(id, image, lowers, users, label)))
         except ImageVolumeMountFailed:
             raise
         except idmap.NotMappable as error:
@@ -59,17 +61,20 @@ class HostVolumes:
                 f"mounts[{image.number}]: the image cannot be mounted: {error}"
             ) from error
 
-    def _show(self, id: str, image: ImageMount, lowers: Sequence[str], users: IdMapped | None) -> str:
+    def _show(
+        self, id: str, image: ImageMount, lowers: Sequence[str], users: IdMapped | None, label: str
+    ) -> str:
         """In a thread of its own: its working directory makes the many lower directories' names short."""
         target = self._paths.image_mounts(id) / str(image.number)
         target.mkdir(mode=0o700, parents=True, exist_ok=True)
         mounts.detach(target)
         below = ":".join([*lowers, _EMPTY])  # overlayfs takes no single lower directory
+        options = f"lowerdir={below},{OVERLAY_OPTIONS}{mounts.labelled(label)}"
         step_now("volume.image.mount", id)
         syscalls.unshare(syscalls.CLONE_FS)
         with self._as_seen_by(users, target.with_name("layers")) as layers:
             os.chdir(layers)
-            syscalls.mount("overlay", target, "overlay", _SHOWN, f"lowerdir={below},{OVERLAY_OPTIONS}")
+            syscalls.mount("overlay", target, "overlay", _SHOWN, options)
             os.chdir("/")
         return _resolved(target, image)
 
@@ -120,6 +125,7 @@ class HostVolumes:
         place = self._paths.volumes(id)
         step_now("volume.make", id)
         place.mkdir(mode=0o700, exist_ok=True)
+        real = place.resolve()  # `relabel` takes no links
         made: dict[str, str] = {}
         with opened(root) as top, opened(place) as folder:
             for number, volume in enumerate(volumes):
@@ -127,7 +133,7 @@ class HostVolumes:
                 try:
                     if where not in made:
                         _fill(folder, str(number), source, owner)
-                        made[where] = str(place / str(number))
+                        made[where] = str(real / str(number))
                 finally:
                     if source >= 0:
                         os.close(source)
@@ -141,14 +147,18 @@ class HostVolumes:
         await in_own_thread(lambda: _check_idmaps(paths, users.namespace))
 
     async def relabel(self, paths: Sequence[str], label: str, seconds: float) -> None:
-        """Give these trees an SELinux label, but those whose top has it. Raises Unavailable past `seconds`."""
-        deadline = time.monotonic() + seconds
+        """Give these trees an SELinux label, but those whose top has it. Raises Unavailable past `seconds`. Cancelled,
+        it ends with the file it is at."""
+        deadline, stopped = time.monotonic() + seconds, Event()
 
         def work() -> None:
             for path in paths:
-                relabel(path, label, deadline)
+                relabel(path, label, deadline, stopped.is_set)
 
-        await in_own_thread(work)
+        try:
+            await in_own_thread(work)
+        finally:
+            stopped.set()
 
 
 def _resolved(target: Path, image: ImageMount) -> str:
