@@ -146,14 +146,25 @@ def exists(test: str, field: str) -> bool:
 
 
 def speaks(test: str, field: str) -> bool:
-    """Whether the test speaks of the field TABLE.FIELD; of one at the top of a request, of the RPC too."""
+    """Whether the test speaks of the field TABLE.FIELD; of one at the top of a request, of the RPC too; of one further
+    down whose name is a single word, such as `name`, of the message that it is in too."""
     if test.startswith(CASE):
         return exists(test, field)
     file, _, function = test.partition("::")
     names = functions(file).get(function, frozenset())
+    return field.rpartition(".")[2] in names and all(not names.isdisjoint(one) for one in _beside(field))
+
+
+def _beside(field: str) -> Iterator[set[str]]:
+    """Names, of each set of which a test of the field has to speak too."""
     table, *steps = field.split(".")
-    rpc = table.removesuffix("Request")
-    return steps[-1] in names and (len(steps) > 1 or rpc == table or not names.isdisjoint({rpc, table}))
+    if len(steps) == 1 and table.endswith("Request"):
+        yield {table, table.removesuffix("Request")}
+    message = cri.DESCRIPTOR.message_types_by_name[table]
+    for step in steps[:-1]:
+        message = message.fields_by_name[step].message_type
+    if len(steps) > 1 and steps[:-1] != ["config"] and "_" not in steps[-1]:
+        yield {steps[-2], message.name}
 
 
 def _steps(field: str) -> list[str]:

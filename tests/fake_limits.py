@@ -1,7 +1,7 @@
 """Limits of containers in memory: what the fake OCI runtime puts into groups, and what the fake kernel shows of it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sampan.config import Handler
@@ -18,6 +18,7 @@ class Groups:
     limits: dict[str, dict[str, Any]] = field(default_factory=dict)  # OCI linux.resources in force
     scores: dict[str, int] = field(default_factory=dict)  # oom_score_adj of the first process
     used: int | None = None  # bytes of memory that every group uses
+    texts: dict[str, str] = field(default_factory=dict)  # what files show, by name, whatever was written
     lost: set[str] = field(default_factory=set)  # sections of linux.resources that never take effect
     survivors: tuple[str, ...] = ()
 
@@ -53,7 +54,11 @@ class FakeReadBack:
 
     async def read_back(self, parent: str, id: str, files: Sequence[str] = ()) -> Limits:
         await self._world.did("cgroups.read_back")
-        return shown(in_force(self._world, id), files) if id in self._world.processes else Limits()
+        if id not in self._world.processes:
+            return Limits()
+        limits = shown(in_force(self._world, id), files)
+        texts = {name: text for name, text in self._world.groups.texts.items() if name in files}
+        return replace(limits, files={**limits.files, **texts})
 
 
 def in_force(world: Any, id: str) -> dict[str, Any]:

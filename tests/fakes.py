@@ -410,6 +410,7 @@ class FakeRootfs:
         await self._world.did("rootfs.remove")
 
     async def usage(self, id: str) -> Usage:
+        await self._world.did("rootfs.usage")
         return Usage(4096, 1)
 
     async def filesystem(self) -> Filesystem:

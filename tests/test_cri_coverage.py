@@ -56,15 +56,16 @@ def test_a_test_that_is_not_there_is_noticed() -> None:
 
 
 A_TEST = '''
-TABLE = ["a.in_a_table"]
-BESIDE = {"beside": 1}
+TABLE = ["status.overhead"]
+BESIDE = {"verbose": 1}
 
-def helper(): return dict(in_a_helper=1)
+def helper(): return dict(filter=1)
 
-@pytest.mark.parametrize("x", [cri.StopContainerRequest(in_a_decorator=1)])
-def test_it(x, argument):
-    """In_words."""
-    variable = TABLE, x.in_an_attribute  # in_a_comment
+@pytest.mark.parametrize("x", [cri.StopContainerRequest(timeout=1)])
+def test_it(x, uid):
+    """Uid, gid."""
+    state = TABLE, x.label_selector, "name"  # id
+    return cri.ContainerMetadata
 '''
 
 
@@ -76,9 +77,11 @@ def test_a_test_speaks_of_what_it_says_itself(tmp_path: Path, monkeypatch: pytes
     def speaks(field: str) -> bool:
         return coverage.speaks("it.py::test_it", field)
 
-    assert speaks("M.in_a_table") and speaks("M.in_a_decorator") and speaks("M.deep.in_an_attribute")
-    assert speaks("StopContainerRequest.in_a_decorator")
-    assert not speaks("StartContainerRequest.in_a_decorator"), "of a request's own field it names the RPC too"
-    for name in ("beside", "in_a_helper", "in_a_comment", "In_words", "variable", "argument", "BESIDE"):
-        assert not speaks(f"M.{name}"), name
+    assert speaks("StopContainerRequest.timeout") and speaks("ContainerFilter.label_selector")
+    assert speaks("PodSandboxFilter.overhead")
+    for field in ("verbose", "filter", "uid", "gid", "state", "id", "BESIDE", "x"):
+        assert not speaks(f"PodSandboxFilter.{field}"), field
+    assert not speaks("ExecSyncRequest.timeout"), "of a request's own field it names the RPC too"
+    assert speaks("CreateContainerRequest.config.metadata.name")
+    assert not speaks("CreateContainerRequest.config.CDI_devices.name"), "of a common name, its message too"
     coverage.functions.cache_clear()

@@ -84,3 +84,19 @@ def test_a_runtime_without_events_says_so(sampan: Sampan, daemon: FakeDaemon) ->
     daemon.fails["GetEvents"] = (grpc.StatusCode.UNIMPLEMENTED, "no events here")
     ran = sampan("events")
     assert (ran.code, ran.err) == (1, "sampan: this daemon cannot do that: no events here\n")
+
+
+def test_a_name_is_forgotten_with_its_container(sampan: Sampan, daemon: FakeDaemon) -> None:
+    daemon.events = [*LIFE, event(cri.CONTAINER_DELETED_EVENT, APP.id)]
+    assert [each.split()[-1] for each in sampan("events").out.splitlines()[-3:]] == [
+        "shop/web/app",
+        "shop/db",
+        "shop/web",
+    ]
+
+
+def test_json_cannot_steer_the_terminal_either(sampan: Sampan, daemon: FakeDaemon) -> None:
+    pod = cri.PodSandboxStatus(id="aa", metadata=cri.PodSandboxMetadata(name="\x9b2J"))
+    daemon.events = [event(cri.CONTAINER_CREATED_EVENT, "aa", pod=pod)]
+    ran = sampan("events", "--json")
+    assert json.loads(ran.out)["podSandboxStatus"]["metadata"]["name"] == "\x9b2J" and "\x9b" not in ran.out

@@ -186,7 +186,7 @@ def test_a_privileged_container_gets_the_devices_of_now(node: Node) -> None:
 
 
 def test_a_device_has_its_place_in_a_user_namespace_too(node: Node) -> None:
-    """There the OCI runtime cannot make it, and would bind the host's device of the place's name."""
+    """And is the pod's own there, as what a request names has to be."""
     maps = [cri.IDMapping(host_id=1_000_000, length=65536)]
     options = cri.NamespaceOption(
         pid=cri.CONTAINER, userns_options=cri.UserNamespace(mode=cri.POD, uids=maps, gids=maps)
@@ -204,3 +204,31 @@ def test_a_device_has_its_place_in_a_user_namespace_too(node: Node) -> None:
     done = node.daemon.exec(id, "sh", "-c", "head -c 3 /dev/kvm /dev/zero-by-cdi | wc -c; echo x > /dev/kvm")
     assert b"No space left" in done.stderr
     assert int(done.stdout) >= 6
+    owners = node.daemon.exec(id, "stat", "-c", "%u:%g", "/dev/kvm", "/dev/zero-by-cdi").stdout.split()
+    assert owners == [b"0:0", b"0:0"]
+
+
+def test_privileged_in_a_user_namespace_opens_what_everybody_may_and_no_more(node: Node) -> None:
+    """Root of the pod is nobody on the host: a device that is only its root's must not open for it."""
+    maps = [cri.IDMapping(host_id=1_000_000, length=65536)]
+    options = cri.NamespaceOption(
+        pid=cri.CONTAINER, userns_options=cri.UserNamespace(mode=cri.POD, uids=maps, gids=maps)
+    )
+    names = {mode: Path("/dev") / f"sampan-{mode:o}-{os.getpid()}" for mode in (0o600, 0o606, 0o604)}
+    try:
+        for mode, path in names.items():
+            os.mknod(path, stat.S_IFCHR | mode, os.makedev(1, 5 if mode == 0o604 else 7))
+            path.chmod(mode)
+        pod_context = cri.LinuxSandboxSecurityContext(namespace_options=options, privileged=True)
+        context = cri.LinuxContainerSecurityContext(namespace_options=options, privileged=True)
+        pod = node.daemon.pod(linux=cri.LinuxPodSandboxConfig(security_context=pod_context))
+        id = node.daemon.started(pod, linux=cri.LinuxContainerConfig(security_context=context))
+        for mode, read, written in ((0o600, False, False), (0o606, True, True), (0o604, True, False)):
+            seen = node.daemon.exec(id, "sh", "-c", f"head -c 1 {names[mode]} | wc -c").stdout
+            assert (seen == b"1\n") is read, oct(mode)
+            opened = node.daemon.exec(id, "sh", "-c", f": >>{names[mode]} && [ -c {names[mode]} ]").exit_code == 0
+            assert opened is written, oct(mode)
+        assert node.daemon.exec(id, "chmod", "666", str(names[0o604])).exit_code != 0
+    finally:
+        for path in names.values():
+            path.unlink(missing_ok=True)

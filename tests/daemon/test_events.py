@@ -137,6 +137,19 @@ def test_the_end_of_the_daemon_ends_the_streams_at_once(daemon: Live) -> None:
     assert time.monotonic() - began < 5
 
 
+def test_a_stream_that_nobody_reads_does_not_keep_the_daemon(daemon: Live) -> None:
+    unread = cast(Any, daemon.runtime.GetContainerEvents(cri.GetEventsRequest()))
+    unread.initial_metadata()
+    for number in range(30):
+        daemon.pod(f"big-{number}", annotations={"big": "x" * 200_000})
+    assert daemon.own.process is not None
+    began = time.monotonic()
+    daemon.own.process.send_signal(signal.SIGTERM)
+    daemon.own.process.wait(20)
+    assert time.monotonic() - began < 5
+    unread.cancel()
+
+
 def test_the_command_shows_them(daemon: Live) -> None:
     argv = [sys.executable, "-m", "sampan", "--endpoint", daemon.own.endpoint, "events"]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as command:

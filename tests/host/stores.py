@@ -15,6 +15,7 @@ from sampan.config import Paths
 from sampan.host import mounts, process, syscalls
 from sampan.host.process import Child
 from sampan.host.storage import layers as layers_module
+from sampan.host.storage import rootfs
 from sampan.host.storage.layers import Layers, _Unpacked
 from sampan.host.storage.rootfs import OverlayRootfs
 from sampan.host.threads import in_own_thread
@@ -28,6 +29,8 @@ from tests import images
 from tests.images import Entry
 
 Content = bytes | Sequence[Entry]
+LABEL = "system_u:object_r:container_file_t:s0:c1,c2"
+CONTEXT = f'context="{LABEL}"'
 
 
 @dataclass(frozen=True)
@@ -242,3 +245,19 @@ def s(path: str, link: str) -> Entry:
 
 def h(path: str, link: str) -> Entry:
     return Entry(path, "hardlink", link=link)
+
+
+def without_labels(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """From now on mounts are made without the label, which a kernel without SELinux refuses: the options they were to
+    have, in their order."""
+    asked: list[str] = []
+    mount = syscalls.mount
+
+    def plainly(source: Any, target: Any, fstype: str = "", flags: int = 0, data: str = "") -> None:
+        if data:
+            asked.append(data)
+        mount(source, target, fstype, flags, data.replace(f",{CONTEXT}", ""))
+
+    monkeypatch.setattr(syscalls, "mount", plainly)
+    monkeypatch.setattr(rootfs, "mount", plainly)
+    return asked

@@ -1,5 +1,6 @@
 """AppArmor: the profile's text, what is loaded, and what happens where it is not there."""
 
+import asyncio
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,6 +79,16 @@ async def test_the_parsers_words_are_passed_on(host: Path, caplog: pytest.LogCap
     with caplog.at_level(logging.WARNING):
         assert not await apparmor.load_default()
     assert "syntax error in line 3" in caplog.text
+
+
+async def test_a_parser_that_hangs_keeps_the_daemon_from_nothing(
+    host: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apparmor, "ANSWER_SECONDS", 0.1)
+    parser(host, "exec /bin/sleep 60")
+    with caplog.at_level(logging.WARNING):
+        assert not await asyncio.wait_for(apparmor.load_default(), 10)
+    assert "apparmor_parser --replace did not end within 0.1 s" in caplog.text
 
 
 async def test_the_operators_profile_is_left_alone(host: Path) -> None:

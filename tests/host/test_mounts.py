@@ -40,3 +40,8 @@ def test_what_is_no_directory_goes_too(tmp_path: Path, delete: Callable[[Path], 
 def test_a_tmpfs_without_a_size_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="needs a size"):
         mounts.tmpfs(tmp_path, 0, 0o700)
+
+
+def test_a_label_is_quoted_for_it_has_commas() -> None:
+    assert mounts.labelled("u:object_r:t:s0:c1,c2") == ',context="u:object_r:t:s0:c1,c2"'
+    assert mounts.labelled("") == ""

@@ -158,3 +158,9 @@ def test_a_program_is_started_in_a_directory_and_an_environment(tmp_path: Path) 
 def test_a_program_that_is_not_there_is_an_error() -> None:
     with pytest.raises(FileNotFoundError):
         syscalls.posix_spawn(["no-such-program"], {}, [])
+
+
+def test_options_of_a_mount_that_the_kernel_would_cut_off_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="mount: ") as caught:
+        syscalls.mount("x", tmp_path, "tmpfs", 0, "size=4096," + "x" * os.sysconf("SC_PAGESIZE"))
+    assert caught.value.errno == errno.E2BIG and caught.value.filename == str(tmp_path)

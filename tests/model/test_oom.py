@@ -3,7 +3,7 @@
 import pytest
 
 from sampan.api import cri_pb2 as cri
-from sampan.model.container import Container, finished, limited
+from sampan.model.container import Container, finished, killed, limited
 from sampan.model.oom import OomKill, OomScope, size, told
 
 MIB = 1 << 20
@@ -54,7 +54,7 @@ def container() -> Container:
 
 
 KILL = OomKill(count=1, scope=OomScope.CONTAINER, victim="stress", pid=4)
-LATER = OomKill(count=1, scope=OomScope.CONTAINER, victim="stress", pid=4, fatal=False)
+FIRST = OomKill(count=1, scope=OomScope.CONTAINER, victim="stress", pid=3, first_process=True)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ LATER = OomKill(count=1, scope=OomScope.CONTAINER, victim="stress", pid=4, fatal
     [
         (137, True, False, KILL, "OOMKilled", True),
         (137, True, False, None, "OOMKilled", True),  # conmon's note is all there is
-        (137, True, False, LATER, "Error", False),  # a worker died at noon; at night a stop ended in SIGKILL
+        (137, True, False, FIRST, "OOMKilled", True),
         (137, False, False, None, "Error", False),
         (0, True, False, KILL, "Completed", False),
         (1, True, False, KILL, "Error", False),
@@ -79,14 +79,41 @@ def test_oom_killed_is_what_ended_for_memory(
     assert ("64 MiB" in ended.message) is (kill is not None)  # the limit is on record, if its group is gone
 
 
+@pytest.mark.parametrize(
+    ("kill", "reason"),
+    [
+        (KILL, "Error"),  # a worker died at noon, and at night a stop ended in SIGKILL
+        (OomKill(count=1), "Error"),  # the same, and the log has moved on
+        (FIRST, "OOMKilled"),  # in the very moment
+        (None, "Error"),
+    ],
+)
+def test_our_own_sigkill_is_no_sign_of_want_of_memory(kill: OomKill | None, reason: str) -> None:
+    ended = finished(killed(container(), 2), at=3, code=137, oom=kill is not None, kill=kill)
+    assert (ended.reason, ended.oom_killed) == (reason, reason == "OOMKilled")
+    assert ("the kernel killed" in ended.message) is (kill is not None)
+
+
+def test_when_we_killed_it_first_is_kept() -> None:
+    once = killed(container(), 5)
+    assert once.killed_at == 5
+    assert killed(once, 6) is once
+    ended = finished(container(), at=2, code=0)
+    assert killed(ended, 6) is ended
+
+
 def test_the_first_end_stays() -> None:
     once = finished(container(), at=2, code=137, oom=True, kill=KILL)
     assert finished(once, at=3, code=0) is once
 
 
-def test_limits_are_those_read_back_where_somebody_looked() -> None:
+def test_limits_that_were_asked_for_and_those_that_were_read_back() -> None:
     first = container()
     assert first.limits.memory_limit_in_bytes == 64 * MIB
     second = limited(first, cri.LinuxContainerResources(memory_limit_in_bytes=5))
-    assert second.limits.memory_limit_in_bytes == 5
-    assert second.config == first.config  # a retried create compares it
+    assert second.limits_in_force.memory_limit_in_bytes == 5
+    assert second.limits == first.limits  # what the kernel made of it was not asked for
+    third = limited(second, first.limits, asked=cri.LinuxContainerResources(memory_limit_in_bytes=7))
+    assert (third.limits.memory_limit_in_bytes, third.limits_in_force) == (7, first.limits)
+    assert limited(third, second.limits_in_force).limits == third.limits
+    assert third.config == first.config  # a retried create compares it

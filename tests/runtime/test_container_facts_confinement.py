@@ -1,15 +1,17 @@
 """Labels and profiles on their way from a request to a spec: what a pod keeps, what is looked up for each container."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
+import msgspec
 import pytest
 
 from sampan.api import cri_pb2 as cri
 from sampan.model.errors import Invalid
 from sampan.spec.process import for_exec
+from tests.fake_volumes import FakeVolumes
 from tests.fakes import World
-from tests.runtime.system import System, wire
+from tests.runtime.system import IMAGE, System, wire
 
 LOCALHOST = cri.SecurityProfile(profile_type=cri.SecurityProfile.Localhost, localhost_ref="web")
 
@@ -91,3 +93,27 @@ async def test_an_exec_keeps_the_label_and_the_profile() -> None:
     run = for_exec(process, ["true"], tty=False)
     kept = ("selinuxLabel", "apparmorProfile", "noNewPrivileges", "capabilities", "user")
     assert {name: run[name] for name in kept} == {name: process[name] for name in kept}
+
+
+async def test_what_is_mounted_for_a_container_has_its_label_and_what_it_shares_the_pods() -> None:
+    system = wire(host(selinux=True))
+    await system.state.commit(msgspec.structs.replace(IMAGE, id="sha256:" + "3" * 64, tags=("m:1",)))
+    shown = cri.Mount(container_path="/m", image=cri.ImageSpec(image="sha256:" + "3" * 64), readonly=True)
+    pod = await system.pod()
+    volumes = cast(FakeVolumes, system.machine.volumes)
+    of_pod = system.world.sandboxes[pod].label
+    assert of_pod == f"system_u:object_r:container_file_t:{system.state.pods[pod].selinux_level}"
+    plain = await system.container(pod, mounts=[shown])
+    assert system.world.labels[plain] == volumes.labels[plain] == of_pod
+    own = cri.SELinuxOption(level="s0:c7")
+    other = await system.container(pod, "other", mounts=[shown], linux=secured(selinux_options=own))
+    assert system.world.labels[other] == volumes.labels[other] == "system_u:object_r:container_file_t:s0:c7"
+    for id in (plain, other):
+        assert system.world.bundles[id]["linux"]["mountLabel"] == system.world.labels[id]
+
+
+async def test_nothing_is_mounted_with_a_label_where_selinux_is_not() -> None:
+    system = wire()
+    pod = await system.pod()
+    id = await system.container(pod, linux=secured(selinux_options=cri.SELinuxOption(level="s0:c7")))
+    assert system.world.sandboxes[pod].label == system.world.labels[id] == ""

@@ -1,6 +1,7 @@
 """Limits that hold from the start, and that change while a container lives."""
 
 import asyncio
+import dataclasses
 from typing import Any
 
 import pytest
@@ -9,7 +10,9 @@ from sampan.api import cri_pb2 as cri
 from sampan.model.container import ContainerState
 from sampan.model.errors import Denied, Invalid, NotFound, ToolFailed, Unavailable, WrongState
 from sampan.model.oom import OomKill, OomScope
+from sampan.model.process import ProcessRef
 from tests.fake_limits import in_force
+from tests.fakes import World
 from tests.runtime.system import System, until, wire
 
 MIB = 1 << 20
@@ -32,11 +35,48 @@ async def running(system: System, **fields: Any) -> str:
 
 async def test_the_status_has_what_the_kernel_made_of_it() -> None:
     system = wire()
+    system.world.groups.lost.add("cpu")  # shares protect nobody
     id = await system.container(await system.pod(), linux=asked(memory_limit_in_bytes=10_000, cpu_shares=512))
     container = system.state.containers[id]
-    assert container.limits == limits(memory_limit_in_bytes=8192, cpu_shares=512)
-    assert container.config.linux.resources.memory_limit_in_bytes == 10_000
+    assert container.limits_in_force == limits(memory_limit_in_bytes=10_000, cpu_shares=998)
+    assert container.limits == limits(memory_limit_in_bytes=10_000, cpu_shares=512)
     assert system.journal.rows["container", id] == container
+
+
+async def test_what_was_rounded_to_pages_is_as_asked_for_whoever_compares() -> None:
+    system = wire()
+    id = await running(system, memory_limit_in_bytes=4 * MIB)
+    await system.resources.update(id, limits(memory_limit_in_bytes=100_000_000))
+    container = system.state.containers[id]
+    assert container.limits_in_force.memory_limit_in_bytes == 100_000_000
+    assert await system.resources.differences(container) == ()
+
+
+TEXTS = {
+    "io.max": ("253:0 rbps=max", ""),
+    "cpuset.cpus.partition": ("isolated", "isolated invalid (Parent is not a partition root)\n"),
+    "rdma.max": ("mlx4_0 hca_handle=2", "mlx4_0 hca_handle=2 hca_object=max\n" * 20),
+}
+
+
+async def test_what_the_kernel_shows_of_a_file_is_never_asked_for() -> None:
+    world = World()
+    world.host = dataclasses.replace(world.host, cgroup_v2=True)
+    system = wire(world)
+    unified = {name: wanted for name, (wanted, _) in TEXTS.items()}
+    world.groups.texts = {name: text for name, (_, text) in TEXTS.items()}
+    id = await running(system, unified=unified, cpu_shares=2)
+    await system.resources.update(id, limits(unified={"io.max": unified["io.max"]}))
+    await system.resources.update(id, limits(cpu_shares=512))
+    container = system.state.containers[id]
+    assert container.limits == container.limits_in_force == limits(unified=unified, cpu_shares=512)
+    assert in_force(world, id)["unified"] == unified
+    [told] = await system.resources.differences(container)
+    assert "cpuset.cpus.partition is isolated invalid" in told
+    world.fail("oci.update")
+    with pytest.raises(ToolFailed):
+        await system.resources.update(id, limits(unified={"io.max": "253:0 rbps=5"}))
+    assert in_force(world, id)["unified"].items() >= unified.items()
 
 
 @pytest.mark.parametrize("section", ["memory", "cpu"])
@@ -191,7 +231,36 @@ async def test_a_score_that_the_kernel_refuses_keeps_nothing_else_from_changing(
     id = await running(system, oom_score_adj=500)
     system.world.fail("oci.adjust_oom_score", Denied("no"))
     await system.resources.update(id, limits(oom_score_adj=100, cpu_shares=9))
-    assert system.state.containers[id].limits == limits(oom_score_adj=500, cpu_shares=9)
+    container = system.state.containers[id]
+    assert container.limits_in_force == limits(oom_score_adj=500, cpu_shares=9)
+    assert container.limits == limits(oom_score_adj=100, cpu_shares=9)
+    assert system.world.bundles[id]["process"]["oomScoreAdj"] == 500
+
+
+@pytest.mark.parametrize("error", [Denied("no"), OSError(24, "Too many open files")])
+async def test_a_score_that_some_processes_do_not_get_is_tried_again(error: Exception) -> None:
+    system = wire()
+    id = await running(system, oom_score_adj=500)
+    system.world.fail("oci.adjust_oom_score", error)
+    await system.resources.update(id, limits(oom_score_adj=700, cpu_shares=9))
+    container = system.state.containers[id]
+    assert container.limits_in_force == limits(oom_score_adj=500, cpu_shares=9)
+    system.world.groups.scores.clear()
+    await system.resources.update(id, limits(cpu_shares=10))
+    assert system.world.groups.scores[id] == 700
+    assert system.state.containers[id].limits_in_force == limits(oom_score_adj=700, cpu_shares=10)
+
+
+async def test_an_update_that_cannot_be_recorded_gives_the_scores_back() -> None:
+    system = wire()
+    id = await running(system, oom_score_adj=500)
+    record = system.state.containers[id]
+    system.journal.failing.append(OSError(28, "No space left on device"))
+    with pytest.raises(OSError, match="No space left"):
+        await system.resources.update(id, limits(oom_score_adj=700))
+    assert system.world.groups.scores[id] == 500
+    assert system.world.bundles[id]["process"]["oomScoreAdj"] == 500
+    assert system.state.containers[id] is record
 
 
 async def test_updates_of_one_container_take_turns() -> None:
@@ -252,6 +321,25 @@ async def test_what_others_change_is_told() -> None:
     assert await system.resources.differences(system.state.containers[id]) == ()
 
 
+@pytest.mark.parametrize(
+    "error", [WrongState("is from the days of another cgroup driver"), OSError(24, "Too many open files")]
+)
+async def test_what_is_in_force_may_not_be_known_and_is_no_error(error: Exception) -> None:
+    system = wire()
+    id = await running(system, memory_limit_in_bytes=4 * MIB)
+    system.world.fail("cgroups.read_back", error)
+    [told] = await system.resources.differences(system.state.containers[id])
+    assert told == f"whether its limits are in force cannot be told: {error}"
+
+
+async def test_a_pod_that_is_removed_meanwhile_is_no_error() -> None:
+    system = wire()
+    id = await running(system, memory_limit_in_bytes=4 * MIB)
+    container = system.state.containers[id]
+    await system.pods.remove(container.pod_id)
+    assert await system.resources.differences(container) == ()
+
+
 # --- pods ---------------------------------------------------------------------------------------------------
 
 
@@ -287,3 +375,32 @@ async def test_who_was_killed_is_on_record() -> None:
     assert ended.message == (
         "the kernel killed process `stress` (pid 9): the container's memory limit of 64 MiB was reached"
     )
+
+
+async def test_a_worker_that_was_lost_long_ago_is_not_what_our_kill_is_put_down_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    system = wire()
+    id = await running(system, memory_limit_in_bytes=64 * MIB)
+    send = system.machine.oci.signal
+
+    async def with_a_kill_of_old(process: ProcessRef, number: int) -> bool:
+        if number == 9:
+            system.world.end(id, 137, oom=True, kill=OomKill(count=1, scope=OomScope.CONTAINER))
+        return await send(process, number)
+
+    monkeypatch.setattr(system.machine.oci, "signal", with_a_kill_of_old)
+    await system.containers.stop(id, 0)
+    ended = system.state.containers[id]
+    assert (ended.reason, ended.exit_code, ended.oom_killed) == ("Error", 137, False)
+    assert "64 MiB was reached" in ended.message
+    assert system.journal.rows["container", id] == ended
+    assert ended.killed_at > 0
+
+
+async def test_a_full_disk_keeps_nothing_from_being_killed() -> None:
+    system = wire()
+    id = await running(system)
+    system.journal.failing.append(OSError(28, "No space left on device"))
+    await system.containers.stop(id, 0)
+    assert (system.state.containers[id].exit_code, system.journal.failing) == (137, [])

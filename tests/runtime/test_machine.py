@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from sampan.api import cri_pb2 as cri
@@ -40,6 +41,12 @@ def test_a_handler_has_what_both_the_machine_and_its_runtime_have(fact: str) -> 
     if fact != "privileged_devices":
         bare = replace(whole, host=replace(able, **{fact: False}))  # type: ignore[arg-type]
         assert getattr(bare.host_of("crun"), fact) is False
+
+
+@pytest.mark.parametrize("name", ["crun", "runc"])
+def test_of_runc_alone_it_is_known_that_it_binds_devices_in_user_namespaces(name: str) -> None:
+    of_name = replace(ABLE, features=msgspec.structs.replace(ABLE.features, name=name))
+    assert machine(World(handlers={"crun": of_name})).host_of("crun").binds_devices is (name == "runc")
 
 
 async def test_a_handler_that_cannot_be_used_refuses_its_pods_before_anything_is_made() -> None:

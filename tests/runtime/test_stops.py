@@ -162,7 +162,9 @@ async def test_who_waits_is_told_even_if_what_is_stuck_cannot_be(monkeypatch: py
 # --- beside a start -----------------------------------------------------------------------------------------
 
 
-async def _stopped_while_it_starts(system: System, seconds: int) -> tuple[str, Callable[[], Awaitable[object]]]:
+async def _stopped_while_it_starts(
+    system: System, seconds: int
+) -> tuple[str, Callable[[], Awaitable[object]]]:
     """A start that hangs, and a stop that came meanwhile; what is returned lets the start go on."""
     system.world.ignores_term = seconds < 3600
     id = await system.container(await system.pod())

@@ -136,7 +136,9 @@ def test_a_status_echoes_every_field_of_a_mount_and_says_which_image_it_shows() 
 
 def test_stats_leave_out_what_the_kernel_does_not_say() -> None:
     sample = Sample(CgroupUsage(at=3, cpu_ns=9, memory_usage=7), nano_cores=None)
-    stats = stats_convert.container_stats(CONTAINER, sample, Layer(Usage(4096, 2), 8), "/root")
+    stats = stats_convert.container_stats(
+        cri.ContainerStats(), CONTAINER, sample, Layer(Usage(4096, 2), 8), "/root"
+    )
     assert stats.cpu.usage_core_nano_seconds.value == 9 and not stats.cpu.HasField("usage_nano_cores")
     assert (stats.writable_layer.used_bytes.value, stats.writable_layer.timestamp) == (
         4096,

@@ -163,6 +163,7 @@ async def test_the_end_of_the_daemon_does_not_wait_for_its_streams(served: Serve
 
 async def test_nor_for_one_that_nobody_reads(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     await flooded(served, monkeypatch)
+    await cast(Any, served.stub.ListPodSandbox(cri.ListPodSandboxRequest()))
     began = time.monotonic()
     served.events.close()
     await served.interceptor.stop(served.server, 30)

@@ -10,7 +10,9 @@ import pytest
 
 from sampan.api import cri_pb2 as cri
 from sampan.model import errors
+from sampan.server import interceptor as module
 from sampan.server.interceptor import CODES, Interceptor, code_of, cut, message_of, subject
+from tests.runtime.system import until
 
 
 def test_every_error_has_a_code() -> None:
@@ -70,13 +72,16 @@ class Served:
         self.handler: Handler
         self.interceptor = Interceptor()
         self.server = grpc.aio.server(interceptors=[self.interceptor])
-        method = grpc.unary_unary_rpc_method_handler(lambda request, context: self.handler(request, context))
+        method: Any = grpc.unary_unary_rpc_method_handler(
+            lambda request, context: self.handler(request, context)
+        )
         self.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("x", {"Do": method}),))
         self.server.add_insecure_port(f"unix://{directory}/s")
         self.channel = grpc.aio.insecure_channel(f"unix://{directory}/s")
 
     def call(self) -> Any:
-        return self.channel.unary_unary("/x/Do")(b"", timeout=20)  # type: ignore[call-arg]
+        ask: Any = self.channel.unary_unary("/x/Do")
+        return ask(b"", timeout=20)
 
 
 @pytest.fixture
@@ -107,17 +112,21 @@ async def test_every_message_arrives(served: Served, words: str, sent: str) -> N
     assert (error.value.code(), error.value.details()) == (grpc.StatusCode.INVALID_ARGUMENT, sent)
 
 
-async def test_the_end_waits_for_the_calls_in_flight_until_their_answers_are_sent(served: Served) -> None:
-    begun, release = asyncio.Event(), asyncio.Event()
+async def test_the_end_waits_for_the_calls_in_flight_until_their_answers_are_sent(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ENDLESS_SECONDS", 0.0)
+    begun, release = asyncio.Semaphore(0), asyncio.Event()
 
     async def slow(_: bytes, __: Any) -> bytes:
-        begun.set()
+        begun.release()
         await release.wait()
         return b"x" * (1 << 20)
 
     served.handler = slow
     calls = [asyncio.ensure_future(_answer(served)) for _ in range(3)]
-    await begun.wait()
+    for _ in calls:
+        await begun.acquire()
     ending = asyncio.ensure_future(served.interceptor.stop(served.server, 20))
     await asyncio.sleep(0.05)
     assert not ending.done()
@@ -147,22 +156,25 @@ async def test_a_call_that_never_ends_has_so_many_seconds(served: Served) -> Non
 
 
 async def test_calls_that_are_over_are_not_waited_for_however_they_ended(served: Served) -> None:
-    begun = asyncio.Event()
+    begun, release = asyncio.Semaphore(0), asyncio.Event()
 
-    async def left(_: bytes, __: Any) -> bytes:
-        begun.set()
-        await asyncio.Event().wait()
+    async def slow(_: bytes, __: Any) -> bytes:
+        begun.release()
+        await release.wait()
         return b""
 
-    served.handler = left
-    call = asyncio.ensure_future(_answer(served))
-    await begun.wait()
-    call.cancel()
+    served.handler = slow
+    left, last = asyncio.ensure_future(_answer(served)), asyncio.ensure_future(_answer(served))
+    for _ in range(2):
+        await begun.acquire()
+    left.cancel()
     served.handler = _refuse
     with pytest.raises(grpc.aio.AioRpcError):
         await served.call()
-    async with asyncio.timeout(5):
-        await served.interceptor.stop(served.server, 30)
+    assert not served.interceptor._idle.is_set()
+    release.set()
+    await last
+    await until(served.interceptor._idle.is_set)
 
 
 async def _answer(served: Served) -> bytes:

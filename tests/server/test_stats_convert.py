@@ -24,8 +24,14 @@ USAGE = CgroupUsage(
 )
 
 
+def container_stats(sample: Sample, layer: Layer | None) -> cri.ContainerStats:
+    return stats_convert.container_stats(cri.ContainerStats(), CONTAINER, sample, layer, "/root")
+
+
 def test_a_container_under_pressure() -> None:
-    stats = stats_convert.container_stats(CONTAINER, Sample(USAGE, 4), Layer(Usage(3, 2), 1), "/root")
+    stats = stats_convert.container_stats(
+        cri.ContainerStats(), CONTAINER, Sample(USAGE, 4), Layer(Usage(3, 2), 1), "/root"
+    )
     expected = cri.PsiStats(
         Full=cri.PsiData(Total=700, Avg10=0.1, Avg60=0.2, Avg300=0.3),
         Some=cri.PsiData(Total=1500, Avg10=0.5, Avg60=1.0, Avg300=2.0),
@@ -39,7 +45,9 @@ def test_a_container_under_pressure() -> None:
 
 
 def test_without_pressure_there_is_none() -> None:
-    stats = stats_convert.container_stats(CONTAINER, Sample(CgroupUsage(at=5, cpu_ns=9)), None, "/root")
+    stats = stats_convert.container_stats(
+        cri.ContainerStats(), CONTAINER, Sample(CgroupUsage(at=5, cpu_ns=9)), None, "/root"
+    )
     assert not stats.HasField("io")
     assert not stats.cpu.HasField("psi")
     assert not stats.memory.HasField("psi")
@@ -47,10 +55,11 @@ def test_without_pressure_there_is_none() -> None:
 
 
 def test_a_pod_says_what_its_own_group_says() -> None:
-    stats = stats_convert.pod_stats(POD, PodSample(1, Sample(USAGE, 4)), [], [])
+    stats = stats_convert.pod_stats(cri.PodSandboxStats(), POD, PodSample(1), Sample(USAGE, 4))
     assert stats.attributes.id == POD.id
     assert stats.attributes.annotations == POD.config.annotations
     assert stats.linux.memory.available_bytes.value == 6
-    assert stats.linux.process.process_count.value == 3
+    assert (stats.linux.process.timestamp, stats.linux.process.process_count.value) == (5, 3)
+    assert (stats.linux.cpu.timestamp, stats.linux.memory.timestamp, stats.linux.io.timestamp) == (5, 5, 5)
     assert stats.linux.io.psi.Some.Total == 1500
     assert not stats.linux.HasField("network")

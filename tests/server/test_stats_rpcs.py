@@ -1,5 +1,6 @@
 """The RPCs about usage over the use cases, on fakes."""
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -11,7 +12,7 @@ from sampan.model.errors import NotFound, Unavailable
 from sampan.runtime.metric_names import METRICS
 from sampan.server.stream_rpcs import StreamRpcs
 from sampan.wire.net_dev import Interface
-from tests.runtime.system import System, wire
+from tests.runtime.system import System, until, wire
 
 ETH0 = Interface("eth0", 1, 2, 3, 4, 5, 6, 7, 8)
 
@@ -166,3 +167,70 @@ async def test_stats_of_a_container_that_ended_are_only_its_attributes(
     assert stats.attributes.id == id
     assert not stats.HasField("cpu")
     assert not (await pod_stats(rpcs, pod)).linux.containers
+
+
+async def test_the_sum_does_not_fall_when_a_container_ends(system: System, rpcs: StreamRpcs) -> None:
+    pod = await system.pod()
+    first, second = await system.started(pod, "a"), await system.started(pod, "b")
+    both = (await pod_stats(rpcs, pod)).linux.cpu.usage_core_nano_seconds.value
+    for left, id in ((1, first), (0, second)):
+        await system.containers.stop(id, 0)
+        linux = (await pod_stats(rpcs, pod)).linux
+        assert len(linux.containers) == left
+        assert linux.cpu.usage_core_nano_seconds.value == both > 0
+
+
+async def test_a_container_that_cannot_be_measured_is_left_out_of_its_pod(
+    system: System, rpcs: StreamRpcs
+) -> None:
+    pod = await system.pod()
+    ended, running = await system.started(pod, "a"), await system.started(pod, "b")
+    del system.world.processes[ended]  # its group is gone, and nobody has noticed yet
+    assert [one.attributes.id for one in (await pod_stats(rpcs, pod)).linux.containers] == [running]
+    (found,) = (await rpcs.ListPodSandboxMetrics(cri.ListPodSandboxMetricsRequest(), None)).pod_metrics
+    assert [one.container_id for one in found.container_metrics] == [running]
+
+
+async def test_others_get_their_turn_after_each_pod_of_the_metrics(system: System, rpcs: StreamRpcs) -> None:
+    for name in ("a", "b", "c"):
+        await system.started(await system.pod(name))
+    await rpcs.ListPodSandboxMetrics(cri.ListPodSandboxMetricsRequest(), None)
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    other = asyncio.create_task(count())
+    try:
+        found = await rpcs.ListPodSandboxMetrics(cri.ListPodSandboxMetricsRequest(), None)
+        assert turns >= len(found.pod_metrics) == 3
+    finally:
+        other.cancel()
+
+
+async def test_a_stuck_walk_over_a_layer_keeps_no_request_waiting(system: System, rpcs: StreamRpcs) -> None:
+    pod = await system.pod()
+    id = await system.started(pod)
+    system.world.hang("rootfs.usage")
+    system.tasks.start("stats collector", system.stats.collect())
+    await until(lambda: "rootfs.usage" in system.world.calls)
+    async with asyncio.timeout(5):
+        assert (
+            await rpcs.ContainerStats(cri.ContainerStatsRequest(container_id=id), None)
+        ).stats.cpu.timestamp
+        assert (await rpcs.ListContainerStats(cri.ListContainerStatsRequest(), None)).stats
+        assert (await pod_stats(rpcs, pod)).linux.containers
+        assert (await rpcs.ListPodSandboxStats(cri.ListPodSandboxStatsRequest(), None)).stats
+        (found,) = (await rpcs.ListPodSandboxMetrics(cri.ListPodSandboxMetricsRequest(), None)).pod_metrics
+        for parts in (
+            rpcs.StreamContainerStats(cri.StreamContainerStatsRequest(), None),
+            rpcs.StreamPodSandboxStats(cri.StreamPodSandboxStatsRequest(), None),
+            rpcs.StreamPodSandboxMetrics(cri.StreamPodSandboxMetricsRequest(), None),
+        ):
+            assert len([part async for part in parts]) == 1
+    names = {metric.name for (one,) in [found.container_metrics] for metric in one.metrics}
+    assert "container_fs_limit_bytes" in names and "container_fs_usage_bytes" not in names
+    await system.tasks.stop()

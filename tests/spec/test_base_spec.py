@@ -91,7 +91,7 @@ def test_a_whole_spec_is_taken_for_what_it_adds_and_the_rest_is_named() -> None:
 
 @pytest.mark.parametrize("destination", ["/run", "/run/", "//run", "/x/../run"])
 def test_a_tmpfs_on_run_would_hide_what_images_have_there(destination: str) -> None:
-    """Both `runc spec` and `ctr oci spec` of containerd print such mounts for their own containers."""
+    """`ctr oci spec` prints one."""
     tmpfs, bind = {"destination": destination, "type": "tmpfs"}, {"destination": "/run", "type": "bind"}
     below = {"destination": "/run/lock", "type": "tmpfs"}
     taken, passed_over = base_spec.parse(json.dumps({"mounts": [tmpfs, below, bind]}).encode())

@@ -207,13 +207,97 @@ def test_a_mount_replaces_one_at_its_place_and_none_hides_another() -> None:
         assert places.index(above) < places.index(below)
 
 
-def test_in_a_user_namespace_a_device_of_another_path_is_mounted() -> None:
-    """The OCI runtime would bind the host's device of the container's path there: another one."""
+def test_a_mount_above_keeps_the_order_of_all_others() -> None:
+    """A VOLUME of the image lies beneath what the request mounts over it, and stays there."""
+    asked = cri.ContainerConfig(mounts=[cri.Mount(container_path="/data", host_path="/b")])
+    known = {
+        "sources": {path: Source(path, True, "private") for path in ("/a", "/b")},
+        "config": asked,
+        "volumes": {"/data/cache/deep": "/v/0", "/lib/x": "/v/1"},
+    }
+
+    def places(edits: dict[str, Any]) -> list[str]:
+        return [mount["destination"] for mount in built(edits, **known)["mounts"]]
+
+    plain = places({})
+    assert plain.index("/data/cache/deep") < plain.index("/data")
+    added = places({"mounts": [{"hostPath": "/a", "containerPath": place} for place in ("/z", "/lib")]})
+    assert [place for place in added if place not in ("/z", "/lib")] == plain
+    assert added.index("/lib") == added.index("/lib/x") - 1
+    instead = {"mounts": [{"hostPath": "/a", "containerPath": "/data"}]}
+    assert places(instead) == plain
+    assert built(instead, **known)["mounts"][plain.index("/data")]["source"] == "/a"
+
+
+def of_own_users(known: ContainerFacts, length: int = 65536) -> ContainerFacts:
+    """The same in a pod with a user namespace."""
     users = cri.UserNamespace(
-        mode=cri.POD, **{kind: [cri.IDMapping(host_id=65536, length=65536)] for kind in ("uids", "gids")}
+        mode=cri.POD, **{kind: [cri.IDMapping(host_id=65536, length=length)] for kind in ("uids", "gids")}
     )
     pod = cri.PodSandboxConfig()
     pod.linux.security_context.namespace_options.userns_options.CopyFrom(users)
+    return replace(known, pod=replace(known.pod, config=pod, user_namespace="/n/user"))
+
+
+@pytest.mark.parametrize(
+    ("edits", "words"),
+    [
+        ({"additionalGids": [44, 70000]}, "additionalGids: group 70000 does not exist in the pod's user"),
+        ({"deviceNodes": [{"path": "/dev/x", "uid": 65536}]}, "deviceNodes.uid 65536 does not exist"),
+        ({"deviceNodes": [{"path": "/dev/x", "gid": 65536}]}, "deviceNodes.gid 65536 .* ids 0 to 65535"),
+    ],
+)
+def test_ids_that_the_pod_does_not_have_are_refused_with_their_file(edits: dict[str, Any], words: str) -> None:
+    known = facts(edits, device_nodes=NODE)
+    assert container.build(known)
+    with pytest.raises(Invalid, match=words) as error:
+        container.build(of_own_users(known))
+    assert str(error.value).startswith(f"CDI file {FILE}: ")
+    fitting = facts({"additionalGids": [65535], "deviceNodes": [{"path": "/dev/x", "gid": 65535}]})
+    spec = container.build(of_own_users(replace(fitting, device_nodes=NODE)))
+    assert spec["process"]["user"]["additionalGids"] == [65535]
+
+
+def brought(*modes: int, **changes: Any) -> dict[str, Any]:
+    """A privileged container in a user namespace, on a host with devices of these modes."""
+    nodes = tuple(DeviceNode(f"/dev/d{mode:o}", "c", 10, mode, mode, 0, 6) for mode in modes)
+    known = of_own_users(facts({}, host_devices=(*nodes, DeviceNode("/dev/null", "c", 1, 3, 0o666)), **changes))
+    known.pod.config.linux.security_context.privileged = True
+    known.config.linux.security_context.privileged = True
+    return container.build(known)
+
+
+def test_privileged_in_a_user_namespace_brings_along_what_everybody_on_the_host_may_open() -> None:
+    """And as the host's own file: one that is made would belong to the pod's root, who might open it for that."""
+    spec = brought(0o600, 0o660, 0o666, 0o664)
+    assert "devices" not in spec["linux"]
+    binds = {mount["destination"]: mount for mount in spec["mounts"] if mount["destination"].startswith("/dev/d")}
+    assert {place: mount["source"] for place, mount in binds.items()} == {
+        "/dev/d666": "/dev/d666",
+        "/dev/d664": "/dev/d664",
+    }
+    assert spec["linux"]["resources"]["devices"] == [
+        {"allow": False, "access": "rwm"},
+        {"allow": True, "type": "c", "major": 10, "minor": 0o666, "access": "rw"},
+        {"allow": True, "type": "c", "major": 10, "minor": 0o664, "access": "r"},
+    ]
+
+
+def test_privileged_in_a_user_namespace_gets_what_is_named_as_its_own() -> None:
+    asked = cri.ContainerConfig(
+        devices=[cri.Device(host_path="/dev/d600", container_path="/dev/d600", permissions="rw")]
+    )
+    node = DeviceNode("/dev/d600", "c", 10, 0o600, 0o600, 0, 0)
+    spec = brought(0o600, config=asked, device_nodes={"/dev/d600": (node,)})
+    assert [device["path"] for device in spec["linux"]["devices"]] == ["/dev/d600"]
+    assert spec["linux"]["resources"]["devices"][1:] == [
+        {"allow": True, "type": "c", "major": 10, "minor": 0o600, "access": "rw"}
+    ]
+
+
+def test_in_a_user_namespace_of_runc_a_device_of_another_path_is_mounted() -> None:
+    """It would bind the host's device of the container's path there: another one."""
+    pod = of_own_users(facts({})).pod.config
     asked = cri.ContainerConfig(
         devices=[cri.Device(host_path="/dev/x", container_path="/dev/y", permissions="r")]
     )
@@ -222,7 +306,9 @@ def test_in_a_user_namespace_a_device_of_another_path_is_mounted() -> None:
     plain = container.build(known)
     assert [device["path"] for device in plain["linux"]["devices"]] == ["/dev/y", "/dev/a", "/dev/x"]
     assert not [device for device in plain["linux"]["devices"] if "hostPath" in device]
-    spec = container.build(replace(known, pod=replace(known.pod, config=pod, user_namespace="/n/user")))
+    inside = replace(known, pod=replace(known.pod, config=pod, user_namespace="/n/user"))
+    assert container.build(inside)["linux"]["devices"] == plain["linux"]["devices"]  # crun makes them
+    spec = container.build(replace(inside, host=replace(inside.host, binds_devices=True)))
     assert [device["path"] for device in spec["linux"]["devices"]] == ["/dev/x"]
     assert spec["linux"]["resources"]["devices"] == plain["linux"]["resources"]["devices"]
     binds = [(mount["source"], mount["destination"]) for mount in spec["mounts"] if mount["type"] == "bind"]

@@ -118,6 +118,8 @@ PODS: list[tuple[str, dict[str, Any], str]] = [
     ("pid mode TARGET", namespace(pid="TARGET"), "pid: mode TARGET"),
     ("pid mode 9", namespace(pid=9), "pid: mode 9"),
     ("a user namespace without ids", namespace(userns_options={"mode": "POD"}), "userns_options.uids has 0"),
+    ("userns with host IPC", namespace(ipc="NODE", userns_options={"uids": MAPPING, "gids": MAPPING}), "namespace_options.ipc is NODE, which .*userns_options"),
+    ("userns with host PID", namespace(pid="NODE", userns_options={"uids": MAPPING, "gids": MAPPING}), "namespace_options.pid is NODE, which .*userns_options"),
     ("userns mode TARGET", namespace(userns_options={"mode": "TARGET"}), "userns_options.mode TARGET"),
     ("mappings without", namespace(userns_options={"mode": "NODE", "uids": MAPPING}), "no mappings"),
     ("uid -1", security(run_as_user={"value": "-1"}), "run_as_user"),

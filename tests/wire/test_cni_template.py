@@ -97,7 +97,15 @@ def test_a_range_is_written_as_ranges_are() -> None:
 
 @pytest.mark.parametrize(
     "cidr",
-    ["", "10.88.0.0", "10.88.0.0/33", "x/16", '10.0.0.0/8", "type": "evil', 'fe80::1%"}],"x":[{"/64', "fe80::%1/64"],
+    [
+        "",
+        "10.88.0.0",
+        "10.88.0.0/33",
+        "x/16",
+        '10.0.0.0/8", "type": "evil',
+        'fe80::1%"}],"x":[{"/64',
+        "fe80::%1/64",
+    ],
 )
 def test_only_address_ranges_get_into_a_configuration(cidr: str) -> None:
     with pytest.raises(Invalid, match="pod CIDR"):

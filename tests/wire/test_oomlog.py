@@ -17,11 +17,11 @@ GLOBAL = (
 
 
 def test_a_limit_that_was_reached() -> None:
-    assert parse(MEMCG) == Killed(11952562011, "/pods/p1/c1", "/pods/p1/c1", "tail", 18218)
+    assert parse(MEMCG) == Killed("/pods/p1/c1", "/pods/p1/c1", "tail", 18218)
 
 
 def test_a_machine_that_ran_out() -> None:
-    assert parse(GLOBAL) == Killed(8, "/kubepods.slice/c.scope/container", "", "my prog", 12)
+    assert parse(GLOBAL) == Killed("/kubepods.slice/c.scope/container", "", "my prog", 12)
 
 
 @pytest.mark.parametrize(

@@ -97,15 +97,46 @@ def test_the_status_has_the_kernels_values_for_what_was_asked() -> None:
         unified={"memory.high": "100000"}, oom_score_adj=7,
     )  # fmt: skip
     got = Limits(
-        memory=99_999_744, memory_swap=None, cpu_weight=20, cpu_quota=5000, cpu_period=100_000, cpuset_cpus="0-1",
-        cpuset_mems="0", files={"hugetlb.2MB.max": f"{4 * MIB}\n", "memory.high": "98304\n"},
+        memory=50_000_000, memory_swap=None, cpu_weight=20, cpu_quota=4000, cpu_period=100_000, cpuset_cpus="0-1",
+        cpuset_mems="0", files={"hugetlb.2MB.max": f"{2 * MIB}\n", "memory.high": "98304\n"},
     )  # fmt: skip
     expected = cri.LinuxContainerResources(
-        memory_limit_in_bytes=99_999_744, memory_swap_limit_in_bytes=-1, cpu_shares=512, cpu_quota=5000,
-        cpuset_cpus="0-1", hugepage_limits=[cri.HugepageLimit(page_size="2MB", limit=4 * MIB)],
-        unified={"memory.high": "98304"}, oom_score_adj=7,
+        memory_limit_in_bytes=50_000_000, memory_swap_limit_in_bytes=-1, cpu_shares=512, cpu_quota=4000,
+        cpuset_cpus="0-1", hugepage_limits=[cri.HugepageLimit(page_size="2MB", limit=2 * MIB)],
+        unified={"memory.high": "100000"}, oom_score_adj=7,
     )  # fmt: skip
     assert shown(asked, got, v2=True) == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "got"),
+    [
+        ({"memory_limit_in_bytes": 100_000_000}, Limits(memory=99_999_744)),
+        (
+            {"memory_limit_in_bytes": 100_000_001, "memory_swap_limit_in_bytes": 200_000_001},
+            Limits(memory=99_999_744, memory_swap=199_999_488),
+        ),
+        ({"memory_limit_in_bytes": -1, "memory_swap_limit_in_bytes": -1}, Limits()),
+        ({"cpu_quota": 12_345, "cpu_period": 100_000}, Limits(cpu_quota=12_346, cpu_period=100_000)),
+        ({"cpu_quota": 50_000, "cpu_period": 50_000}, Limits(cpu_quota=100_000, cpu_period=100_000)),
+        ({"cpu_quota": 50_000}, Limits(cpu_quota=50_000, cpu_period=100_000)),
+        ({"cpu_quota": -1, "cpu_period": 50_000}, Limits(cpu_period=100_000)),
+        (
+            {"hugepage_limits": [cri.HugepageLimit(page_size="2MB", limit=5 * MIB)]},
+            Limits(files={"hugetlb.2MB.max": f"{4 * MIB}\n"}),
+        ),
+        ({"unified": {"io.max": "253:0 rbps=max"}}, Limits(files={"io.max": ""})),
+        (
+            {"unified": {"cpuset.cpus.partition": "isolated"}},
+            Limits(files={"cpuset.cpus.partition": "isolated invalid (Cpu list in cpuset.cpus not exclusive)\n"}),
+        ),
+    ],
+)  # fmt: skip
+def test_what_the_kernel_rounds_is_shown_as_asked_or_the_kubelet_would_ask_for_ever(
+    asked: dict[str, Any], got: Limits
+) -> None:
+    wanted = cri.LinuxContainerResources(**asked)
+    assert shown(wanted, got, v2=V2) == wanted
 
 
 @pytest.mark.parametrize(
@@ -132,6 +163,16 @@ def test_what_was_changed_is_taken_back_and_nothing_else() -> None:
         "cpu": {"quota": -1, "period": 100_000},
         "hugepageLimits": [{"pageSize": "2MB", "limit": 4 * MIB}],
         "unified": {"memory.high": "max", "cpu.weight": "20"},
+    }
+    names = ("io.max", "cpuset.cpus.partition", "cpu.max", "memory.high", "memory.low")
+    texts = ("8:0 rbps=1 wbps=max\n", "isolated invalid (no parent)\n", "max 100000\n", "77\n", "")
+    others = Limits(files=dict(zip(names, texts, strict=True)))
+    changed = {"unified": dict.fromkeys(names, "1")}
+    plain = {"cpu.max": "max 100000", "memory.high": "77"}
+    assert restoring(changed, others, v2=True) == {"unified": plain}
+    asked = {"io.max": "8:0 rbps=1", "memory.high": "78", "pids.max": "5"}
+    assert restoring(changed, others, asked, v2=True) == {
+        "unified": {**plain, "io.max": "8:0 rbps=1", "memory.high": "78"}
     }
     assert restoring({"cpu": {"cpus": "0"}}, before, v2=True) == {"cpu": {"cpus": "0-1"}}
     assert restoring({"memory": {"limit": 5}}, Limits(memory=9, memory_swap=9), v2=False) == {

@@ -1,10 +1,9 @@
 """`events`: what happens to pods and containers, as it happens."""
 
 import click
-from google.protobuf.json_format import MessageToJson
 
 from sampan.api import cri_pb2 as cri
-from sampan.cli import naming, tables
+from sampan.cli import json_text, naming, tables
 from sampan.cli.invocation import Failed, Invocation, json_option
 
 WORDS = {
@@ -32,12 +31,11 @@ def events_command(invocation: Invocation, pod_word: str | None) -> None:
             continue
         names.update((each.id, each.metadata.name) for each in event.containers_statuses)
         if invocation.as_json:
-            json = MessageToJson(
-                event, indent=None, always_print_fields_with_no_presence=True, ensure_ascii=False
-            )
-            click.echo(json)
+            click.echo(json_text.text(event, indent=None))
         else:
             click.echo(line(event, names.get(event.container_id, "")))
+        if event.container_event_type == cri.CONTAINER_DELETED_EVENT:
+            names.pop(event.container_id, None)
     raise Failed("the daemon has ended, and its events with it")
 
 

@@ -5,11 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import click
-from google.protobuf.json_format import MessageToDict
-from google.protobuf.message import Message
 
 from sampan.api import cri_pb2 as cri
-from sampan.cli import naming
+from sampan.cli import json_text, naming
 from sampan.cli.client import Client
 from sampan.cli.images import find_image
 from sampan.cli.invocation import Invocation, json_option
@@ -26,7 +24,7 @@ def inspect_command(invocation: Invocation, word: str, kind: str | None) -> None
 
     A container's spec, a pod's network result and an image's config are under "info".
     """
-    click.echo(json.dumps(_inspect(invocation.client, word, kind), indent=2, ensure_ascii=False))
+    click.echo(json_text.text(_inspect(invocation.client, word, kind)))
 
 
 def _inspect(client: Client, word: str, kind: str | None) -> dict[str, Any]:
@@ -41,7 +39,7 @@ def _inspect(client: Client, word: str, kind: str | None) -> dict[str, Any]:
         raise NotFound(f"there is no {kind or 'container, pod or image'} {word}")
     request = cri.ImageStatusRequest(image=cri.ImageSpec(image=found.id), verbose=True)
     image = client.call(client.images.ImageStatus, request)
-    return {"image": _fields(image.image), "info": _info(image.info)}
+    return {"image": json_text.fields(image.image), "info": _info(image.info)}
 
 
 def _thing(client: Client, word: str, kind: str | None) -> dict[str, Any]:
@@ -57,19 +55,15 @@ def _thing(client: Client, word: str, kind: str | None) -> dict[str, Any]:
         container = client.call(
             client.runtime.ContainerStatus, cri.ContainerStatusRequest(container_id=thing.id, verbose=True)
         )
-        return {"status": _fields(container.status), "info": _info(container.info)}
+        return {"status": json_text.fields(container.status), "info": _info(container.info)}
     pod = client.call(
         client.runtime.PodSandboxStatus, cri.PodSandboxStatusRequest(pod_sandbox_id=thing.id, verbose=True)
     )
     return {
-        "status": _fields(pod.status),
-        "containers": [_fields(each) for each in pod.containers_statuses],
+        "status": json_text.fields(pod.status),
+        "containers": [json_text.fields(each) for each in pod.containers_statuses],
         "info": _info(pod.info),
     }
-
-
-def _fields(message: Message) -> dict[str, Any]:
-    return MessageToDict(message, always_print_fields_with_no_presence=True)
 
 
 def _info(info: Mapping[str, str]) -> dict[str, Any]:

@@ -3,17 +3,10 @@
 import time
 
 import click
-from google.protobuf.json_format import MessageToJson
-from google.protobuf.message import Message
 
 from sampan.api import cri_pb2 as cri
-from sampan.cli import naming, tables
+from sampan.cli import json_text, naming, tables
 from sampan.cli.invocation import Invocation, json_option
-
-
-def as_json(message: Message) -> str:
-    """The message as the JSON of its proto, all fields."""
-    return MessageToJson(message, always_print_fields_with_no_presence=True, ensure_ascii=False)
 
 
 @click.command("ps")
@@ -33,7 +26,7 @@ def ps_command(invocation: Invocation, everything: bool, quiet: bool, pod_word: 
     if not everything:
         found = [each for each in found if each.state in (cri.CONTAINER_CREATED, cri.CONTAINER_RUNNING)]
     if invocation.as_json:
-        click.echo(as_json(cri.ListContainersResponse(containers=found)))
+        click.echo(json_text.text(cri.ListContainersResponse(containers=found)))
     elif quiet:
         click.echo("".join(f"{each.id}\n" for each in found), nl=False)
     else:
@@ -48,7 +41,7 @@ def pods_command(invocation: Invocation, quiet: bool) -> None:
     """List pods."""
     found = invocation.client.pods()
     if invocation.as_json:
-        click.echo(as_json(cri.ListPodSandboxResponse(items=found)))
+        click.echo(json_text.text(cri.ListPodSandboxResponse(items=found)))
     elif quiet:
         click.echo("".join(f"{each.id}\n" for each in found), nl=False)
     else:
@@ -64,7 +57,7 @@ def images_command(invocation: Invocation, quiet: bool) -> None:
     client = invocation.client
     response = client.call(client.images.ListImages, cri.ListImagesRequest())
     if invocation.as_json:
-        click.echo(as_json(response))
+        click.echo(json_text.text(response))
     elif quiet:
         click.echo("".join(f"{each.id}\n" for each in response.images), nl=False)
     else:

@@ -4,10 +4,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from google.protobuf.json_format import MessageToDict
-
 from sampan.api import cri_pb2 as cri
-from sampan.cli import tables
+from sampan.cli import json_text, tables
 from sampan.cli.client import Client
 
 
@@ -18,13 +16,13 @@ def text(client: Client, as_json: bool) -> str:
     disk = client.call(client.images.ImageFsInfo, cri.ImageFsInfoRequest())
     if as_json:
         found = {
-            "version": _fields(version),
-            "status": _fields(status),
-            "disk": _fields(disk),
+            "version": json_text.fields(version),
+            "status": json_text.fields(status),
+            "disk": json_text.fields(disk),
             "config": config_of(status),
         }
         found["status"].pop("info", None)
-        return json.dumps(found, indent=2, ensure_ascii=False) + "\n"
+        return json_text.text(found) + "\n"
     return tables.facts(
         [*_versions(version), *_conditions(status), *_handlers(status), *_places(status), *_disk(disk)]
     )
@@ -88,7 +86,3 @@ def _disk(info: cri.ImageFsInfoResponse) -> Iterator[tuple[str, str]]:
         for each in found:
             used = tables.size(each.used_bytes.value)
             yield f"{name} on disk", f"{used} in {each.inodes_used.value} files at {each.fs_id.mountpoint}"
-
-
-def _fields(message: Any) -> dict[str, Any]:  # noqa: ANN401 - any message
-    return MessageToDict(message, always_print_fields_with_no_presence=True)

@@ -5,9 +5,8 @@ import time
 import click
 
 from sampan.api import cri_pb2 as cri
-from sampan.cli import naming, tables
+from sampan.cli import json_text, naming, tables
 from sampan.cli.invocation import Invocation, Seconds, json_option
-from sampan.cli.listing import as_json
 
 
 @click.command("stats")
@@ -40,6 +39,6 @@ def _stats(invocation: Invocation, words: tuple[str, ...]) -> str:
         wanted = {naming.container(word, containers, pods).id for word in words}
         found = [each for each in found if each.attributes.id in wanted]
     if invocation.as_json:
-        return as_json(cri.ListContainerStatsResponse(stats=found)) + "\n"
+        return json_text.text(cri.ListContainerStatsResponse(stats=found)) + "\n"
     names = {pod.id: pod.metadata.name for pod in pods}
     return tables.stats(found, {each.id: names.get(each.pod_sandbox_id, "") for each in containers})

@@ -15,7 +15,7 @@ from pathlib import Path
 from sampan.host import apparmor
 from sampan.host.device.devices import all_devices, device_nodes
 from sampan.host.processes import find
-from sampan.host.threads import in_own_thread, in_thread
+from sampan.host.threads import in_own_thread, look_at, in_thread
 from sampan.model.errors import Invalid, WrongState
 from sampan.model.process import ProcessRef
 from sampan.spec.facts import DeviceNode, Source
@@ -78,7 +78,8 @@ class DiskUsage:
 async def sources(paths: Iterable[str]) -> dict[str, Source]:
     """What lies at each of these host paths, and how the mount it lies on propagates; absent ones are left
     out. Raises Invalid for a link to a name that no config.json can hold."""
-    return await in_own_thread(lambda: _sources(paths))
+    asked = tuple(paths)
+    return await look_at(asked, lambda: _sources(asked))
 
 
 async def disk_usage(path: Path) -> DiskUsage:

@@ -93,7 +93,7 @@ CAP_MKNOD = 27
 # Numbers above 423 are the same on every architecture (linux/include/uapi/asm-generic/unistd.h).
 _OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT = 428, 429, 430, 431, 432
 _CLOSE_RANGE, _OPENAT2, _MOUNT_SETATTR = 436, 437, 442
-_SETRESUID = {"x86_64": 117, "aarch64": 147}
+_SETRESUID = {"x86_64": 117, "ppc64le": 164, "s390x": 208}.get(os.uname().machine, 147)
 _KEYCTL = {"x86_64": 250, "ppc64le": 271, "s390x": 280}.get(os.uname().machine, 219)
 _KEYCTL_JOIN_SESSION_KEYRING = 1
 
@@ -361,12 +361,11 @@ def new_session_keyring() -> None:
 @contextmanager
 def effective_user(uid: int) -> Iterator[None]:
     """Let the calling thread, and no other as seteuid(3) would, act as this user; root before and after."""
-    number = _SETRESUID[os.uname().machine]
-    _syscall(number, f"uid {uid}", ctypes.c_int(-1), ctypes.c_uint(uid), ctypes.c_int(-1))
+    _syscall(_SETRESUID, f"uid {uid}", ctypes.c_int(-1), ctypes.c_uint(uid), ctypes.c_int(-1))
     try:
         yield
     finally:
-        _syscall(number, "uid 0", ctypes.c_int(-1), ctypes.c_uint(0), ctypes.c_int(-1))
+        _syscall(_SETRESUID, "uid 0", ctypes.c_int(-1), ctypes.c_uint(0), ctypes.c_int(-1))
 
 
 def no_new_privileges() -> None:

@@ -6,10 +6,12 @@ back): wrap work whose outcome must be known in `tasks.finish`.
 
 import _thread
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import ParamSpec, TypeVar
+
+from sampan.model.errors import Unavailable
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -34,9 +36,11 @@ async def _on(pool: ThreadPoolExecutor, work: Callable[P, T], *args: P.args, **k
 
 
 async def in_own_thread(work: Callable[[], T]) -> T:
-    """Run work that changes its thread's namespaces, root or credentials: the thread ends with the call.
+    """Run work that changes its thread's namespaces, root or credentials, or that must not queue: the thread ends with
+    the call.
 
-    A thread that unshared or joined a namespace must never return to a pool: the next job would run in it.
+    A thread that unshared or joined a namespace must never return to a pool: the next job would run in it. Whoever
+    calls this says how many such threads there can be.
     """
     loop = asyncio.get_running_loop()
     outcome: asyncio.Future[T] = loop.create_future()
@@ -49,6 +53,36 @@ async def in_own_thread(work: Callable[[], T]) -> T:
 
     _thread.start_new_thread(body, ())  # threading.Thread.start() would block the loop until the thread runs
     return await outcome
+
+
+STUCK_LOOKS = 32  # a thread each
+_stuck: "dict[tuple[str, ...], asyncio.Future[object]]" = {}
+
+
+async def look_at(places: Iterable[str], work: Callable[[], T]) -> T:
+    """`in_own_thread` for a look at file systems of others, of which one may be dead: cancelled, it leaves its thread
+    there. Unavailable at once while an earlier such look at the same places has not ended, or STUCK_LOOKS have not."""
+    key = tuple(places)
+    if key in _stuck:
+        raise Unavailable(f"an earlier look at {', '.join(key[:5])} has not ended: is its file system dead?")
+    if len(_stuck) >= STUCK_LOOKS:
+        known = ", ".join(sorted({place for each in _stuck for place in each})[:5])
+        raise Unavailable(f"{len(_stuck)} looks at file systems have not ended ({known}): is one dead?")
+    looking = asyncio.ensure_future(in_own_thread(work))
+    try:
+        return await asyncio.shield(looking)
+    except asyncio.CancelledError:
+        if not looking.done():
+            _stuck[key] = looking
+            looking.add_done_callback(partial(_ended, key))
+        raise
+
+
+def _ended(key: tuple[str, ...], looking: "asyncio.Future[object]") -> None:
+    if _stuck.get(key) is looking:
+        del _stuck[key]
+    if not looking.cancelled():
+        looking.exception()  # nobody listens any more
 
 
 def _tell(loop: asyncio.AbstractEventLoop, outcome: "asyncio.Future[T]", tell: Callable[[], None]) -> None:

@@ -32,8 +32,9 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
 
     `init` and `monitor` are known once the OCI runtime has created it; a record without them is an intent that
     nobody was told of. `volume_images` are the ids of the images that its mounts show, in their
-    order. `cgroup` is the path as the OCI runtime takes it, `log_path` is absolute or "". `resources` are the limits
-    that were read back from the kernel, None where nobody looked.
+    order. `cgroup` is the path as the OCI runtime takes it, `log_path` is absolute or "". `asked` are the limits that
+    were asked for by updates, those of `config` included, None before the first; `resources` what was read back from
+    the kernel, None where nobody looked. `killed_at` is when we first were about to send SIGKILL.
     """
 
     id: str
@@ -55,12 +56,19 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     oom_killed: bool = False
     reason: str = ""
     message: str = ""
+    asked: cri.LinuxContainerResources | None = None
     resources: cri.LinuxContainerResources | None = None
+    killed_at: int = 0
 
     @property
     def limits(self) -> cri.LinuxContainerResources:
-        """The limits in force: as asked for, and updated since, with the values that the kernel has made of them."""
-        return self.config.linux.resources if self.resources is None else self.resources
+        """The limits as asked for, and updated since: what further updates and comparisons are made from."""
+        return self.config.linux.resources if self.asked is None else self.asked
+
+    @property
+    def limits_in_force(self) -> cri.LinuxContainerResources:
+        """The same with the values that the kernel has made of them. To be shown: it is no request."""
+        return self.limits if self.resources is None else self.resources
 
     @property
     def state(self) -> ContainerState:
@@ -108,15 +116,16 @@ def finished(
     """It has ended. The first end that is recorded stays. The end comes from a file's time, which the kernel takes
     from a coarser clock than ours: it is not let fall before the beginning.
 
-    `oom`: the kernel killed some process of it for memory. OOMKilled it is only where that ended it; a program that
-    lost a child and went on has an end of its own, and the loss is told in the message.
+    `oom`: the kernel killed some process of it for memory. OOMKilled it is only where that ended it: a SIGKILL that was
+    not ours, or that the first process is known to have got from the kernel. A program that lost a child and went on
+    has an end of its own, and the loss is told in the message.
     """
     if container.finished_at:
         return container
     at = max(at, container.created_at, container.started_at)
     if oom:
         kill = _with_limit(container, kill or OomKill())
-    fatal = kill is not None and kill.fatal and code == SIGKILLED
+    fatal = kill is not None and code == SIGKILLED and (kill.first_process or not container.killed_at)
     reason, message = _ending(code, lost)
     if kill is not None:
         reason = "OOMKilled" if fatal else reason
@@ -140,9 +149,22 @@ def _ending(code: int, lost: bool) -> tuple[str, str]:
     return ("Completed", "") if code == 0 else ("Error", "")
 
 
-def limited(container: Container, limits: cri.LinuxContainerResources) -> Container:
-    """Its limits are now these, as the kernel has them."""
-    return msgspec.structs.replace(container, resources=limits)
+def limited(
+    container: Container,
+    limits: cri.LinuxContainerResources,
+    asked: cri.LinuxContainerResources | None = None,
+) -> Container:
+    """Its limits are now these, as the kernel has them; `asked` for by an update, if it was one."""
+    return msgspec.structs.replace(
+        container, resources=limits, asked=container.asked if asked is None else asked
+    )
+
+
+def killed(container: Container, at: int) -> Container:
+    """We are about to send it SIGKILL: from now on that code is no sign of a kill for memory."""
+    if container.killed_at or container.finished_at:
+        return container
+    return msgspec.structs.replace(container, killed_at=at)
 
 
 def require(container: Container, verb: str, *states: ContainerState) -> None:

@@ -25,7 +25,7 @@ class OomKill(msgspec.Struct, frozen=True, kw_only=True):
     """The last kill in a container, and how many there were (0: nobody counted).
 
     `limit` is in bytes, `group` the path of the group for scope GROUP; `victim` and `pid` (as the host numbers it)
-    are known where the kernel's log can be read. Not `fatal`: it is known to have left the container going.
+    are known where the kernel's log can be read. `first_process`: the container's own is known to have been a victim.
     """
 
     count: int = 0
@@ -34,7 +34,7 @@ class OomKill(msgspec.Struct, frozen=True, kw_only=True):
     group: str = ""
     victim: str = ""
     pid: int = 0
-    fatal: bool = True
+    first_process: bool = False
 
 
 def told(kill: OomKill) -> str:

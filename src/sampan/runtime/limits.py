@@ -14,7 +14,7 @@ from sampan.model import container as transitions
 from sampan.model import ids
 from sampan.model import pod as pod_transitions
 from sampan.model.container import Container, ContainerState
-from sampan.model.errors import Denied, SampanError, Unavailable, WrongState
+from sampan.model.errors import SampanError, Unavailable, WrongState
 from sampan.model.oom import size
 from sampan.runtime.machine import Machine
 from sampan.runtime.state import State
@@ -53,11 +53,16 @@ class LimitChecks:
         return container if shown == container.limits else transitions.limited(container, shown)
 
     async def differences(self, container: Container) -> tuple[str, ...]:
-        """What is not in force now of the limits of a live container, also what others have changed since."""
-        asked = resources.build(container.limits, self._machine.host)
-        if not asked or container.state not in LIVE:
+        """What is not in force now of the limits of a live container, also what others have changed since. Raises
+        nothing: it is an extra of a status."""
+        pod = self._state.pods.get(container.pod_id)
+        if pod is None or container.state not in LIVE:
             return ()
-        got = await self.read(container.id, self._parent(container), asked)
+        try:
+            asked = resources.build(container.limits, self._machine.host)
+            got = await self.read(container.id, pod.cgroup_parent, asked) if asked else Limits()
+        except (SampanError, OSError) as error:
+            return (f"whether its limits are in force cannot be told: {error}",)
         return tuple(str(one) for one in readback.differences(asked, got, v2=self._v2))
 
     async def read(self, id: str, parent: str, asked: Mapping[str, Any]) -> Limits:
@@ -77,9 +82,6 @@ class LimitChecks:
         """To the log."""
         for difference in found:
             log.warning("container %s: %s", id, difference)
-
-    def _parent(self, container: Container) -> str:
-        return self._state.pods[container.pod_id].cgroup_parent
 
 
 class Resources:
@@ -155,12 +157,20 @@ class Resources:
     ) -> None:
         """Into the kernel, the bundle, which execs and a verbose status are made from, and the record."""
         got = await self._apply(container, asked) if asked else Limits()
-        score = await self._adjust_score(container, process.oom_score_adj(wanted, self._machine.host))
-        if bundle is not None:
-            await self._machine.bundles.rewrite(container.id, _with_limits(bundle, asked, score))
-        await step("container.updated", container.id)
+        before = process.oom_score_adj(container.limits_in_force, self._machine.host)
+        wanted_score = process.oom_score_adj(wanted, self._machine.host)
+        score = await self._adjust_score(container, before, wanted_score)
         shown = self._checks.shown(wanted, got, score)
-        await self._state.update_container(container.id, lambda now_: transitions.limited(now_, shown))
+        try:
+            if bundle is not None:
+                await self._machine.bundles.rewrite(container.id, _with_limits(bundle, asked, score))
+            await step("container.updated", container.id)
+            await self._state.update_container(
+                container.id, lambda now_: transitions.limited(now_, shown, asked=wanted)
+            )
+        except Exception:
+            await self._adjust_score(container, score, before)
+            raise
 
     async def _room(self, container: Container, wanted: cri.LinuxContainerResources) -> None:
         """Refuse a memory limit below what is in use: on v2 the kernel would take it, and kill. (What is allocated
@@ -195,7 +205,8 @@ class Resources:
         bundle: Mapping[str, Any] | None,
     ) -> None:
         """As it was, as far as it goes: the caller has an error of its own to tell."""
-        old = readback.restoring(asked, before, v2=self._machine.host.cgroup_v2)
+        unified = container.limits.unified
+        old = readback.restoring(asked, before, unified, v2=self._machine.host.cgroup_v2)
         try:
             if old:
                 await self._machine.oci.update(self._config.handlers[container.handler], container.id, old)
@@ -210,17 +221,21 @@ class Resources:
             ids.resolve("container", self._state.containers, id), "update the limits of", *LIVE
         )
 
-    async def _adjust_score(self, container: Container, score: int) -> int:
+    async def _adjust_score(self, container: Container, before: int, score: int) -> int:
         """The oom_score_adj that holds then. Best effort: it orders victims and limits nothing, so it does not undo an
         update of what limits."""
-        before = process.oom_score_adj(container.limits, self._machine.host)
         if score == before:
             return score
         handler = self._config.handlers[container.handler]
         try:
             await self._machine.oci.adjust_oom_score(handler, container.id, before, score)
-        except Denied as error:
-            log.warning("container %s: %s; its processes keep what they have", container.id, error)
+        except (SampanError, OSError) as error:
+            log.warning(
+                "container %s: not all of its processes have the oom_score_adj %d: %s",
+                container.id,
+                score,
+                error,
+            )
             return before
         return score
 

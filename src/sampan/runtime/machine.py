@@ -45,5 +45,6 @@ class Machine:
             selinux=host.selinux and can.selinux,
             recursive_read_only=host.recursive_read_only and can.recursive_read_only,
             user_namespaces=host.user_namespaces and can.user_namespaces and can.idmapped_mounts,
+            binds_devices=can.name == "runc",  # measured; crun makes what it is told
             privileged_devices=found.privileged_devices,
         )

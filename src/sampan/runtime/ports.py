@@ -221,7 +221,7 @@ class Cgroups(Protocol):
 
     async def read_back(self, parent: str, id: str, files: Sequence[str] = ()) -> Limits:
         """The limits of a container as the kernel has them, and the contents of `files` of its group by name; None, or
-        left out, for what is not there."""
+        left out, for what is not there. Raises WrongState for a parent that no group of this driver has."""
 
     def container_path(self, parent: str, id: str) -> str:
         """The `cgroupsPath` that the OCI runtime is given for a container in this parent."""

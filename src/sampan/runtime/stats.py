@@ -204,7 +204,7 @@ class Stats:
         return {id: details for id, details in known.items() if id in ids}
 
     def ended(self, pod: Pod) -> Ended:
-        """What the containers that ended had counted, while the pod is ready and since we started."""
+        """What the containers that ended had counted, in a pod that is ready, since we started."""
         return self._ended.get(pod.id, Ended())
 
     def layer(self, container: Container) -> Layer | None:
@@ -256,7 +256,7 @@ class Stats:
 
     def _remember_end(self, container: Container) -> None:
         sample = self._samples.get(container.id)
-        if sample is not None and self._is_ready(container.pod_id):
+        if sample is not None:
             self._ended[container.pod_id] = self._ended.get(container.pod_id, Ended()).plus(sample.usage)
 
     def _forget(self, id: str) -> None:

@@ -12,11 +12,12 @@ from typing import Any
 
 from sampan.api import cri_pb2 as cri
 from sampan.config import Config
+from sampan.model import container as transitions
 from sampan.model.container import Container, ContainerState
 from sampan.model.errors import SampanError, Unavailable
 from sampan.runtime.exits import Exits
 from sampan.runtime.machine import Machine
-from sampan.runtime.state import State
+from sampan.runtime.state import State, now
 from sampan.tasks import Joined, KeyedLock, step
 
 log = logging.getLogger("sampan.stops")
@@ -99,6 +100,8 @@ class Stops:
     async def _ask(self, container: Container, grace: _Grace) -> None:
         assert container.init is not None
         await step("container.stop.signal", container.id)
+        if container.stop_signal == signal.SIGKILL:
+            await self._note_kill(container.id)
         await self._machine.oci.signal(container.init, container.stop_signal)
         await _first(self._exits.ended(container.id), grace.over())
 
@@ -139,18 +142,30 @@ class Stops:
 
     async def kill(self, container: Container) -> None:
         """SIGKILL to its init, and to all of its processes where init's death does not take them along."""
-        assert container.init is not None
         await step("container.stop.kill", container.id)
+        await asyncio.gather(self._note_kill(container.id), self._kill(container))
+
+    async def _note_kill(self, id: str) -> None:
+        """For the reason of its end, which is recorded after this (changes of one record take turns). The kill does not
+        wait for the disk; that it is full keeps nothing from being killed."""
+        try:
+            await self._state.update_container(id, lambda now_: transitions.killed(now_, now()))
+        except (SampanError, OSError) as error:
+            log.warning("container %s: that we kill it could not be recorded: %s", id, error)
+
+    async def _kill(self, container: Container) -> None:
+        assert container.init is not None
         await self._machine.oci.signal(container.init, signal.SIGKILL)
         if container.config.linux.security_context.namespace_options.pid != cri.CONTAINER:
             await self._machine.oci.kill_all(self._config.handlers[container.handler], container.id)
 
 
-async def _first(*works: Coroutine[Any, Any, None]) -> None:
-    """Return when one of these has ended; the others are cancelled."""
-    tasks = [asyncio.ensure_future(work) for work in works]
+async def _first(one: Coroutine[Any, Any, None], other: Coroutine[Any, Any, None]) -> None:
+    """Return when one of the two has ended; the other is cancelled."""
+    left = asyncio.ensure_future(one)
+    right = asyncio.ensure_future(other)
     try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([left, right], return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in tasks:
-            task.cancel()
+        left.cancel()
+        right.cancel()

@@ -112,7 +112,7 @@ def container_status(container: Container, image: Image | None) -> cri.Container
         annotations=container.config.annotations,
         mounts=_mounts(container),
         log_path=container.log_path,
-        resources=cri.ContainerResources(linux=container.limits),
+        resources=cri.ContainerResources(linux=container.limits_in_force),
         user=cri.ContainerUser(
             linux=cri.LinuxContainerUser(
                 uid=container.user.uid, gid=container.user.gid, supplemental_groups=container.user.groups

@@ -76,12 +76,12 @@ class Interceptor(grpc.aio.ServerInterceptor):
     async def stop(self, server: grpc.aio.Server, seconds: float) -> None:
         """End the server when every call in flight is over, at the latest after `seconds`. Endless streams, which
         end by themselves if their client reads, do not keep it."""
-        ending, idle = asyncio.ensure_future(server.stop(seconds)), asyncio.ensure_future(self._idle.wait())
-        await asyncio.wait({ending, idle}, return_when=asyncio.FIRST_COMPLETED)
-        idle.cancel()
-        await asyncio.wait({ending}, timeout=min(seconds, ENDLESS_SECONDS))
-        await server.stop(0)
-        await ending
+        async with asyncio.TaskGroup() as group:
+            ending, idle = group.create_task(server.stop(seconds)), group.create_task(self._idle.wait())
+            await asyncio.wait({ending, idle}, return_when=asyncio.FIRST_COMPLETED)
+            idle.cancel()
+            await asyncio.wait({ending}, timeout=min(seconds, ENDLESS_SECONDS))
+            await server.stop(0)
 
     def _count(self, method: str, context: Any) -> None:
         if method not in ENDLESS:

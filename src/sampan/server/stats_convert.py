@@ -1,11 +1,10 @@
 """Samples to the CRI's stats messages, and the CRI's stats filters. Pure."""
 
-from collections.abc import Iterable
-
 from sampan.api import cri_pb2 as cri
 from sampan.model.container import Container, ContainerState
 from sampan.model.pod import Pod, PodState
 from sampan.runtime.pod_usage import PodSample, Sample
+from sampan.runtime.ports import CgroupUsage
 from sampan.runtime.stats import Layer
 from sampan.server.convert import labelled
 from sampan.wire import net_dev
@@ -33,48 +32,51 @@ def pod_stats_match(pod: Pod, filter: cri.PodSandboxStatsFilter) -> bool:
 
 
 def container_stats(
-    container: Container, sample: Sample | None, layer: Layer | None, mountpoint: str
+    stats: cri.ContainerStats,
+    container: Container,
+    sample: Sample | None,
+    layer: Layer | None,
+    mountpoint: str,
 ) -> cri.ContainerStats:
-    """CPU, memory, swap and pressure from the sample, the writable layer from the last walk."""
+    """Fill in CPU, memory, swap and pressure from the sample, the writable layer from the last walk. In place: a
+    message that is put into another is copied, with all that is in it."""
     config = container.config
-    stats = cri.ContainerStats()
-    stats.attributes.id = container.id
-    stats.attributes.metadata.CopyFrom(config.metadata)
-    stats.attributes.labels.MergeFrom(config.labels)
-    stats.attributes.annotations.MergeFrom(config.annotations)
+    attributes = stats.attributes
+    attributes.id = container.id
+    attributes.metadata.CopyFrom(config.metadata)
+    attributes.labels.MergeFrom(config.labels)
+    attributes.annotations.MergeFrom(config.annotations)
     if sample is None:
         return stats
     usage = sample.usage
     _processor(stats.cpu, sample)
     _memory(stats.memory, sample)
     _io(stats.io, sample)
-    stats.swap.timestamp = usage.at
-    _set(stats.swap, (("swap_usage_bytes", usage.swap_usage), ("swap_available_bytes", usage.swap_available)))
+    _swap(stats.swap, usage)
     if layer is not None:
-        stats.writable_layer.timestamp = layer.at
-        stats.writable_layer.fs_id.mountpoint = mountpoint
-        stats.writable_layer.used_bytes.value = layer.usage.bytes
-        stats.writable_layer.inodes_used.value = layer.usage.inodes
+        written = stats.writable_layer
+        written.timestamp = layer.at
+        written.fs_id.mountpoint = mountpoint
+        written.used_bytes.value = layer.usage.bytes
+        written.inodes_used.value = layer.usage.inodes
     return stats
 
 
-def pod_stats(
-    pod: Pod, sample: PodSample, whole: Sample, stats: Iterable[cri.ContainerStats]
-) -> cri.PodSandboxStats:
-    """The pod, as a `whole` and, in `stats`, its containers. A pod in the host's network has none of its own."""
+def pod_stats(found: cri.PodSandboxStats, pod: Pod, sample: PodSample, whole: Sample) -> cri.PodSandboxStats:
+    """Fill in the pod as a whole; its containers are yet to be added. A pod in the host's network has none of its
+    own."""
     config = pod.config
-    found = cri.PodSandboxStats(
-        attributes=cri.PodSandboxAttributes(
-            id=pod.id, metadata=config.metadata, labels=config.labels, annotations=config.annotations
-        ),
-        linux=cri.LinuxPodSandboxStats(containers=stats),
-    )
+    found.attributes.id = pod.id
+    found.attributes.metadata.CopyFrom(config.metadata)
+    found.attributes.labels.MergeFrom(config.labels)
+    found.attributes.annotations.MergeFrom(config.annotations)
     linux = found.linux
     _processor(linux.cpu, whole)
     _memory(linux.memory, whole)
     _io(linux.io, whole)
     linux.process.timestamp = whole.usage.at
-    _set(linux.process, (("process_count", whole.usage.processes),))
+    if whole.usage.processes is not None:
+        linux.process.process_count.value = whole.usage.processes
     if (default := net_dev.default(sample.interfaces)) is not None:  # the kubelet cannot do without a default
         linux.network.timestamp = sample.at
         linux.network.default_interface.CopyFrom(_interface(default))
@@ -84,7 +86,10 @@ def pod_stats(
 
 def _processor(message: cri.CpuUsage, sample: Sample) -> None:
     message.timestamp = sample.usage.at
-    _set(message, (("usage_core_nano_seconds", sample.usage.cpu_ns), ("usage_nano_cores", sample.nano_cores)))
+    if sample.usage.cpu_ns is not None:
+        message.usage_core_nano_seconds.value = sample.usage.cpu_ns
+    if sample.nano_cores is not None:
+        message.usage_nano_cores.value = sample.nano_cores
     if sample.usage.cpu_pressure is not None:
         _pressure(message.psi, sample.usage.cpu_pressure)
 
@@ -92,15 +97,18 @@ def _processor(message: cri.CpuUsage, sample: Sample) -> None:
 def _memory(message: cri.MemoryUsage, sample: Sample) -> None:
     usage = sample.usage
     message.timestamp = usage.at
-    figures = (
-        ("working_set_bytes", usage.memory_working_set),
-        ("available_bytes", usage.memory_available),
-        ("usage_bytes", usage.memory_usage),
-        ("rss_bytes", usage.memory_rss),
-        ("page_faults", usage.page_faults),
-        ("major_page_faults", usage.major_page_faults),
-    )
-    _set(message, figures)
+    if usage.memory_working_set is not None:
+        message.working_set_bytes.value = usage.memory_working_set
+    if usage.memory_available is not None:
+        message.available_bytes.value = usage.memory_available
+    if usage.memory_usage is not None:
+        message.usage_bytes.value = usage.memory_usage
+    if usage.memory_rss is not None:
+        message.rss_bytes.value = usage.memory_rss
+    if usage.page_faults is not None:
+        message.page_faults.value = usage.page_faults
+    if usage.major_page_faults is not None:
+        message.major_page_faults.value = usage.major_page_faults
     if usage.memory_pressure is not None:
         _pressure(message.psi, usage.memory_pressure)
 
@@ -111,10 +119,12 @@ def _io(message: cri.IoUsage, sample: Sample) -> None:
         _pressure(message.psi, sample.usage.io_pressure)
 
 
-def _set(message: object, figures: Iterable[tuple[str, int | None]]) -> None:
-    for field, value in figures:
-        if value is not None:
-            getattr(message, field).value = value
+def _swap(message: cri.SwapUsage, usage: CgroupUsage) -> None:
+    message.timestamp = usage.at
+    if usage.swap_usage is not None:
+        message.swap_usage_bytes.value = usage.swap_usage
+    if usage.swap_available is not None:
+        message.swap_available_bytes.value = usage.swap_available
 
 
 def _pressure(message: cri.PsiStats, pressure: Pressure) -> None:
@@ -123,7 +133,6 @@ def _pressure(message: cri.PsiStats, pressure: Pressure) -> None:
 
 
 def _stall(message: cri.PsiData, stall: Stall) -> None:
-    message.SetInParent()  # also where nothing ever waited
     message.Total = stall.total_ns
     message.Avg10, message.Avg60, message.Avg300 = stall.avg10, stall.avg60, stall.avg300
 

@@ -4,6 +4,7 @@ The lists are also what the Stream methods give in parts (`stream_rpcs`), so the
 """
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -23,31 +24,33 @@ class StatsRpcs(Rpcs):
 
     async def ContainerStats(self, request: cri.ContainerStatsRequest, _: Any) -> cri.ContainerStatsResponse:
         container = self._container(request.container_id)
-        return cri.ContainerStatsResponse(stats=next(await self._container_stats([container])))
+        return cri.ContainerStatsResponse(
+            stats=next(await self._container_stats([container], cri.ContainerStats))
+        )
 
     async def ListContainerStats(
         self, request: cri.ListContainerStatsRequest, _: Any
     ) -> cri.ListContainerStatsResponse:
-        return cri.ListContainerStatsResponse(
-            stats=await self._container_stats(self._measured(request.filter))
-        )
+        response = cri.ListContainerStatsResponse()
+        deque(await self._container_stats(self._measured(request.filter), response.stats.add), maxlen=0)
+        return response
 
     async def PodSandboxStats(
         self, request: cri.PodSandboxStatsRequest, _: Any
     ) -> cri.PodSandboxStatsResponse:
         pod = self._pod(request.pod_sandbox_id)
-        found = list(await self._pod_stats([pod]))
-        if not found:
+        response = cri.PodSandboxStatsResponse()
+        if not list(await self._pod_stats([pod], lambda: response.stats)):
             why = "not ready" if pod.state is not PodState.READY else "being stopped"
             raise Unavailable(f"pod {pod.id} is {why}: it uses nothing that could be measured")
-        return cri.PodSandboxStatsResponse(stats=found[0])
+        return response
 
     async def ListPodSandboxStats(
         self, request: cri.ListPodSandboxStatsRequest, _: Any
     ) -> cri.ListPodSandboxStatsResponse:
-        return cri.ListPodSandboxStatsResponse(
-            stats=await self._pod_stats(self._measured_pods(request.filter))
-        )
+        response = cri.ListPodSandboxStatsResponse()
+        deque(await self._pod_stats(self._measured_pods(request.filter), response.stats.add), maxlen=0)
+        return response
 
     async def ListMetricDescriptors(
         self, request: cri.ListMetricDescriptorsRequest, _: Any
@@ -72,32 +75,36 @@ class StatsRpcs(Rpcs):
         found = (one for one in self._state.pods.values() if stats_convert.pod_stats_match(one, filter))
         return convert.newest_first(found)
 
-    async def _container_stats(self, containers: list[Container]) -> Iterator[cri.ContainerStats]:
-        """Everything is read when this returns; the messages are made as they are taken."""
+    async def _container_stats(
+        self, containers: list[Container], make: Callable[[], cri.ContainerStats]
+    ) -> Iterator[cri.ContainerStats]:
+        """Everything is read when this returns; the messages, each from `make`, are filled in as they are taken."""
         samples = await self._cases.stats.of(containers)
         root = str(self._cases.config.paths.root)
         layer = self._cases.stats.layer
         return (
-            stats_convert.container_stats(one, samples.get(one.id), layer(one), root) for one in containers
+            stats_convert.container_stats(make(), one, samples.get(one.id), layer(one), root)
+            for one in containers
         )
 
-    async def _pod_stats(self, pods: list[Pod]) -> Iterator[cri.PodSandboxStats]:
+    async def _pod_stats(
+        self, pods: list[Pod], make: Callable[[], cri.PodSandboxStats]
+    ) -> Iterator[cri.PodSandboxStats]:
         """The same for pods; those that have ended meanwhile are left out."""
         stats, root = self._cases.stats, str(self._cases.config.paths.root)
         samples, inside = await stats.of_pods(pods), self._running_in(pods)
         each = await stats.of([one for running in inside.values() for one in running])
-        ended = {
-            pod.id: stats.ended(pod) for pod in pods
-        }  # in the same moment: each of them is in one of the two
+        ended = {pod.id: stats.ended(pod) for pod in pods}  # at once: each container is in one of the two
 
         def message(pod: Pod) -> cri.PodSandboxStats:
             running = [one for one in inside[pod.id] if one.id in each]
-            return stats_convert.pod_stats(
-                pod,
-                samples[pod.id],
-                pod_usage.whole(samples[pod.id], [each[one.id] for one in running], ended[pod.id]),
-                [stats_convert.container_stats(one, each[one.id], stats.layer(one), root) for one in running],
-            )
+            sample = samples[pod.id]
+            whole = pod_usage.whole(sample, [each[one.id] for one in running], ended[pod.id])
+            found = stats_convert.pod_stats(make(), pod, sample, whole)
+            for one in running:
+                inner = found.linux.containers.add()
+                stats_convert.container_stats(inner, one, each[one.id], stats.layer(one), root)
+            return found
 
         return (message(pod) for pod in pods if pod.id in samples)
 

@@ -73,13 +73,15 @@ class StreamRpcs(StatsRpcs):
     async def StreamContainerStats(
         self, request: cri.StreamContainerStatsRequest, _: Any
     ) -> AsyncIterator[cri.StreamContainerStatsResponse]:
-        async for part in in_parts(await self._container_stats(self._measured(request.filter))):
+        found = self._measured(request.filter)
+        async for part in in_parts(await self._container_stats(found, cri.ContainerStats)):
             yield cri.StreamContainerStatsResponse(container_stats=part)
 
     async def StreamPodSandboxStats(
         self, request: cri.StreamPodSandboxStatsRequest, _: Any
     ) -> AsyncIterator[cri.StreamPodSandboxStatsResponse]:
-        async for part in in_parts(await self._pod_stats(self._measured_pods(request.filter))):
+        found = self._measured_pods(request.filter)
+        async for part in in_parts(await self._pod_stats(found, cri.PodSandboxStats)):
             yield cri.StreamPodSandboxStatsResponse(pod_sandbox_stats=part)
 
     async def StreamPodSandboxMetrics(

@@ -2,7 +2,7 @@
 
 Taken are `hooks`, `annotations`, `process.rlimits`, `linux.sysctl` and `mounts` at places where the container has none.
 Everything else of a container is decided by its request and by us, and is passed over: so the whole output of
-`runc spec` or `ctr oci spec` will do as a start. For their sake a tmpfs on /run is passed over too: it would hide what
+`runc spec` or `ctr oci spec` will do as a start. The latter's tmpfs on /run is passed over too: it would hide what
 images have there. Source: OCI runtime-spec, config.md.
 """
 

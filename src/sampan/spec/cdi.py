@@ -11,7 +11,7 @@ from sampan.api import cri_pb2 as cri
 from sampan.model import cdi
 from sampan.model.cdi import Edits, Given, Hook, Mount, Node, Rdt
 from sampan.model.errors import Invalid
-from sampan.spec import text
+from sampan.spec import text, userns
 from sampan.spec.facts import ContainerFacts, DeviceNode
 
 ANNOTATION = "cdi.k8s.io/"  # prefix; the value is names with commas between
@@ -73,6 +73,7 @@ class _Editor:
         self._linux = spec["linux"]
         self._facts = facts
         self._user = spec["process"]["user"]
+        self._maps = userns.mappings(facts.pod.config.linux.security_context.namespace_options)
 
     def apply(self, edits: Edits) -> None:
         if edits.net_devices:
@@ -82,12 +83,9 @@ class _Editor:
             self._device(node)
         for mount in edits.mounts:
             self._mount(mount)
-        if edits.mounts:  # none may hide another; those of one depth keep their order
-            self._spec["mounts"].sort(key=lambda mount: mount["destination"].count("/"))
         for hook in edits.hooks:
             self._hook(hook)
-        groups = self._user["additionalGids"]
-        groups += [gid for gid in dict.fromkeys(edits.additional_gids) if gid and gid not in groups]
+        self._groups(edits.additional_gids)
         if edits.intel_rdt is not None:
             self._rdt(edits.intel_rdt)
 
@@ -97,6 +95,21 @@ class _Editor:
             name = variable.partition("=")[0] + "="
             env[:] = [other for other in env if not other.startswith(name)]
             env.append(variable)
+
+    def _groups(self, added: tuple[int, ...]) -> None:
+        for gid in added:
+            self._check_id("gids", gid, f"additionalGids: group {gid}")
+        groups = self._user["additionalGids"]
+        groups += [gid for gid in dict.fromkeys(added) if gid and gid not in groups]
+
+    def _check_id(self, kind: str, id: int, subject: str) -> None:
+        if self._maps is None:
+            return
+        length = (self._maps.uids if kind == "uids" else self._maps.gids).length
+        if id >= length:
+            raise Invalid(
+                f"{subject} does not exist in the pod's user namespace, which has ids 0 to {length - 1}"
+            )
 
     # --- devices ----------------------------------------------------------------------------------
 
@@ -136,6 +149,8 @@ class _Editor:
 
     def _owner(self, node: Node) -> dict[str, int]:
         """The container's user, where the file names no other: the device is there to be used by it."""
+        self._check_id("uids", node.uid or 0, f"deviceNodes.uid {node.uid}")
+        self._check_id("gids", node.gid or 0, f"deviceNodes.gid {node.gid}")
         return {
             "uid": self._user["uid"] if node.uid is None else node.uid,
             "gid": self._user["gid"] if node.gid is None else node.gid,
@@ -157,9 +172,9 @@ class _Editor:
             options += [] if _BIND & set(options) else ["bind"]
             options += [] if _PROPAGATION & set(options) else ["rprivate"]
             options += [flag for flag in source.locked_flags if flag not in options]
-        mounts = self._spec["mounts"]
-        mounts[:] = [other for other in mounts if other["destination"] != target]
-        mounts.append({"destination": target, "type": kind, "source": path, "options": options})
+        _put(
+            self._spec["mounts"], {"destination": target, "type": kind, "source": path, "options": options}
+        )
 
     def _hook(self, hook: Hook) -> None:
         entry: dict[str, Any] = {
@@ -191,6 +206,17 @@ class _Editor:
             )
         if section:
             self._linux["intelRdt"] = section
+
+
+def _put(mounts: list[dict[str, Any]], added: dict[str, Any]) -> None:
+    """In place of the one that is there, else before the first that lies beneath it: that would be hidden."""
+    place = added["destination"]
+    places = [mount["destination"] for mount in mounts]
+    if place in places:
+        mounts[places.index(place)] = added
+        return
+    beneath = (number for number, other in enumerate(places) if text.beneath(other, place))
+    mounts.insert(next(beneath, len(mounts)), added)
 
 
 def _binds(mount: Mount) -> bool:

@@ -42,7 +42,7 @@ def build(facts: ContainerFacts) -> dict[str, Any]:
     if annotations := _annotations(facts, spec["linux"].get("seccomp")):
         spec["annotations"] = annotations
     cdi.apply(spec, facts)
-    devices.place(spec, own_users=maps is not None)
+    devices.place(spec, facts)
     base_spec.apply(spec, facts.base_spec)
     return spec
 

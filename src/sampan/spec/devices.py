@@ -8,15 +8,18 @@ from typing import Any
 
 from sampan.api import cri_pb2 as cri
 from sampan.model.errors import Invalid
-from sampan.spec import cdi, text
+from sampan.spec import cdi, text, userns
 from sampan.spec.facts import ContainerFacts, DeviceNode
 
 DENY_ALL = {"allow": False, "access": "rwm"}
 ALLOW_ALL = {"allow": True, "access": "rwm"}
 
-HOST_PATH = "hostPath"  # of a device on its way into config.json: what the OCI has no field for
+# Of a device on its way into config.json: what the OCI has no fields for.
+HOST_PATH = "hostPath"
+_SHARED = "shared"  # it has to be the host's own file
 
 # Of a privileged container too: mounts of its own, or what the OCI runtime makes.
+_DEFAULTS = frozenset(f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty"))
 _OWN = ("/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/fd", "/dev/console", "/dev/ptmx")
 
 
@@ -36,12 +39,8 @@ def check(config: cri.ContainerConfig) -> None:
 def build(facts: ContainerFacts) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """(`linux.devices`, `linux.resources.devices`); `place` has to go over the config when all devices are in it."""
     check(facts.config)
-    nodes: dict[str, dict[str, Any]] = {}
-    rules: list[dict[str, Any]] = [DENY_ALL]
-    privileged = facts.config.linux.security_context.privileged and facts.host.privileged_devices
-    if privileged:
-        rules = [ALLOW_ALL]
-        nodes = {node.path: _node(node, node.path) for node in facts.host_devices if not _is_own(node.path)}
+    nodes, rules = _brought_along(facts)
+    all_allowed = rules[0]["allow"]
     asked: set[str] = set()
     for number, device in enumerate(facts.config.devices):
         for node, path in _resolved(device, f"devices[{number}]", facts):
@@ -49,21 +48,44 @@ def build(facts: ContainerFacts) -> tuple[list[dict[str, Any]], list[dict[str, A
                 raise Invalid(f"devices[{number}]: two devices would be {text.shown(path)} in the container")
             asked.add(path)
             nodes[path] = _node(node, path) | _owner(facts)
-            if not privileged:
+            if not all_allowed:
                 rules.append(_rule(node, device.permissions))
     return list(nodes.values()), rules
 
 
-def place(spec: dict[str, Any], *, own_users: bool) -> None:
-    """Take HOST_PATH out of every device of a config.json; `own_users`: it has a user namespace of its own.
+def _brought_along(facts: ContainerFacts) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
+    """The devices that nobody named, by path, and the rules to begin with: a privileged container has all.
 
-    Nobody can make devices in a user namespace, and OCI runtimes bind the host's device of the same path there
-    instead. For a device whose path is another that would be the wrong one, so it becomes a mount of the right one.
+    In a user namespace its root must not be more than anybody else on the host: a device of its own making would be
+    its own, so it gets the host's files, of those that all users of the host may open.
     """
+    if not (facts.config.linux.security_context.privileged and facts.host.privileged_devices):
+        return {}, [DENY_ALL]
+    found = [node for node in facts.host_devices if not _is_own(node.path)]
+    if userns.mappings(facts.pod.config.linux.security_context.namespace_options) is None:
+        return {node.path: _node(node, node.path) for node in found}, [ALLOW_ALL]
+    open_to_all = [node for node in found if _everybodys(node) and node.path not in _DEFAULTS]
+    nodes = {node.path: _node(node, node.path) | {_SHARED: True} for node in open_to_all}
+    return nodes, [DENY_ALL, *(_rule(node, _everybodys(node)) for node in open_to_all)]
+
+
+def _everybodys(node: DeviceNode) -> str:
+    """How users who are neither the owner nor in the group may open it."""
+    return "r" * bool(node.mode & 0o004) + "w" * bool(node.mode & 0o002)
+
+
+def place(spec: dict[str, Any], facts: ContainerFacts) -> None:
+    """Take what is not the OCI's out of every device of a config.json.
+
+    Nobody can make devices in a user namespace, but crun has a process outside it make them as it is told. For runc,
+    which binds the host's device of the same path, one whose path is another becomes a mount of the right one.
+    """
+    own_users = userns.mappings(facts.pod.config.linux.security_context.namespace_options) is not None
     devices: list[dict[str, Any]] = spec["linux"].get("devices", [])
     for device in list(devices):
-        host = device.pop(HOST_PATH)
-        if own_users and host != device["path"] and device["type"] != "p":
+        host, shared = device.pop(HOST_PATH), device.pop(_SHARED, False)
+        elsewhere = facts.host.binds_devices and host != device["path"]
+        if own_users and (shared or elsewhere) and device["type"] != "p":
             devices.remove(device)
             mount = {"destination": device["path"], "type": "bind", "source": host}
             spec["mounts"].append({**mount, "options": ["bind", "rprivate", "nosuid", "noexec"]})
@@ -90,7 +112,7 @@ def _resolved(device: cri.Device, field: str, facts: ContainerFacts) -> list[tup
     nodes = facts.device_nodes.get(device.host_path, ())
     if not nodes:
         raise Invalid(
-            f"{field}.host_path {text.shown(host)} is not a device on this host, nor a directory of devices"
+            f"{field}.host_path {text.shown(host)} is not a device on this host, nor a directory of devices in /dev"
         )
     return [
         (node, inside + node.path.removeprefix(host) if text.beneath(node.path, host) else inside)

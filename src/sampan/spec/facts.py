@@ -55,6 +55,8 @@ class Host:
     swap: bool = True
     # Pods with a user namespace of their own work here: the kernel makes them, and shows layers with ids mapped.
     user_namespaces: bool = False
+    # In such pods the OCI runtime binds the host's device of the same path, whatever numbers and owner it is told.
+    binds_devices: bool = False
     # (RLIMIT_*, soft, hard) of every container; those not named are the daemon's own.
     rlimits: tuple[tuple[str, int, int], ...] = ()
 

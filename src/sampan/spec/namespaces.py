@@ -32,7 +32,13 @@ def check_pod(options: cri.NamespaceOption) -> None:
     for kind in KINDS:
         _mode(kind, getattr(options, kind), cri.POD, cri.NODE)
     _mode("pid", options.pid, cri.POD, cri.CONTAINER, cri.NODE)
-    userns.mappings(options)
+    if userns.mappings(options) is None:
+        return
+    for kind in ("ipc", "pid"):  # what a container needs of these, only their owner may mount (mqueue, proc)
+        if getattr(options, kind) == cri.NODE:
+            raise Invalid(
+                f"namespace_options.{kind} is NODE, which a pod with namespace_options.userns_options cannot have"
+            )
 
 
 def check_container(options: cri.NamespaceOption, pod: cri.NamespaceOption) -> None:

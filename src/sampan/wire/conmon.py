@@ -22,9 +22,9 @@ LEFTOVERS = (PID_FILE, INIT_PID_FILE, CONTROL, WINDOW, ATTACH, OOM, EXIT)  # in 
 REOPEN = b"2 0 0\n"
 ATTACH_STDOUT, ATTACH_STDERR = 2, 3  # the first byte of each attach packet
 
-# crun up to 1.23 makes the root of a user namespace the owner of whatever its stdin, stdout and stderr are
-# (containers/crun issue 1845), and conmon gives it the host's /dev/null for those that nobody uses. A shell puts an
-# empty pipe there instead; being `exec`, it is the runtime afterwards.
+# crun before August 2025 makes the user of a container in a user namespace the owner of whatever its stdin, stdout and
+# stderr are (containers/crun issue 1845), and conmon gives it the host's /dev/null for those that nobody uses. A shell
+# puts an empty pipe there instead; by `exec` it is the runtime afterwards.
 _SHELL = "/bin/sh"
 _EMPTY_STDIN = 'exec "$0" "$@" <<END\nEND\n'
 _ONLY_STDERR = f"exec >&2; {_EMPTY_STDIN}"

@@ -18,10 +18,9 @@ _KILL = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Killed:
-    """One kill. `at` in µs since boot. `group` is the victim's; `limited` the one whose limit was reached, "" where
+    """One kill. `group` is the victim's; `limited` the one whose limit was reached, "" where
     the machine had no memory left. Both paths are from the root of the hierarchy."""
 
-    at: int
     group: str
     limited: str
     name: str
@@ -41,7 +40,6 @@ def parse(record: bytes) -> Killed | None:
     if found is None:
         return None
     return Killed(
-        at=int(fields[2]),
         group=found["group"],
         limited=found["limited"] or "",
         name=printable(found["name"]),

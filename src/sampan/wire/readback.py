@@ -5,6 +5,7 @@ pod), and it may be made of other stuff: the kernel rounds bytes to pages, v2 ha
 asked for is the `linux.resources` object that the OCI runtime was given (runtime-spec config-linux.md#control-groups).
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from sampan.wire.cgroupfs import UNLIMITED, Limits
 _PAGE = 64 << 10  # bytes; the largest page that limits are rounded to
 _TOLERANCE = 0.01  # of a CPU quota
 _DEFAULT_PERIOD = 100_000  # µs, the kernel's
+_PLAIN = re.compile(r"(?:max|-?[0-9]+)(?: [0-9]+)?")  # also cpu.max's
 _CAPS = frozenset(("memory.max", "memory.high", "memory.swap.max", "pids.max"))
 
 
@@ -161,14 +163,18 @@ def _file(name: str, asked: str, got: str | None) -> Difference | None:
 
 
 def shown(asked: cri.LinuxContainerResources, got: Limits, *, v2: bool) -> cri.LinuxContainerResources:
-    """What was asked for with the kernel's values in it; shares as asked where the weight is what becomes of them."""
+    """What was asked for with the kernel's values in it, where those are others: not where it rounds to pages, or has a
+    weight for shares, because the kubelet takes a value that is not its own for a resize that is not done. What was
+    asked of files by name stays: the kernel shows those in forms of its own."""
     result = cri.LinuxContainerResources()
     result.CopyFrom(asked)
+    memory, swap = asked.memory_limit_in_bytes, asked.memory_swap_limit_in_bytes
+    quota, period = _shown_quota(asked, got)
     values = {
-        "memory_limit_in_bytes": _or_unlimited(got.memory),
-        "memory_swap_limit_in_bytes": _or_unlimited(got.memory_swap),
-        "cpu_quota": _or_unlimited(got.cpu_quota),
-        "cpu_period": got.cpu_period or asked.cpu_period,
+        "memory_limit_in_bytes": _shown_bytes(memory, got.memory),
+        "memory_swap_limit_in_bytes": _shown_bytes(swap, got.memory_swap),
+        "cpu_quota": quota,
+        "cpu_period": period,
         "cpu_shares": _shown_shares(asked.cpu_shares, got),
         "cpuset_cpus": got.cpuset_cpus or asked.cpuset_cpus,
         "cpuset_mems": got.cpuset_mems or asked.cpuset_mems,
@@ -178,11 +184,20 @@ def shown(asked: cri.LinuxContainerResources, got: Limits, *, v2: bool) -> cri.L
             setattr(result, name, value)
     for limit in result.hugepage_limits:
         if (bytes_ := _number(got.files.get(_hugetlb(limit.page_size, v2)))) is not None:
-            limit.limit = bytes_
-    for name in asked.unified:
-        if name in got.files:
-            result.unified[name] = got.files[name].strip()
+            page = _page_bytes(limit.page_size)
+            limit.limit = _shown_bytes(limit.limit, bytes_, page) if limit.limit else bytes_
     return result
+
+
+def _shown_bytes(asked: int, got: int | None, page: int = _PAGE) -> int:
+    return asked if _bytes("", asked, got, page) is None else _or_unlimited(got)
+
+
+def _shown_quota(asked: cri.LinuxContainerResources, got: Limits) -> tuple[int, int]:
+    period = asked.cpu_period or _DEFAULT_PERIOD
+    if asked.cpu_quota and _quota(asked.cpu_quota, period, got) is None:
+        return asked.cpu_quota, asked.cpu_period
+    return _or_unlimited(got.cpu_quota), got.cpu_period or asked.cpu_period
 
 
 def _shown_shares(asked: int, got: Limits) -> int:
@@ -195,10 +210,15 @@ def _or_unlimited(value: int | None) -> int:
     return -1 if value is None else value
 
 
-def restoring(changed: Mapping[str, Any], before: Limits, *, v2: bool) -> dict[str, Any]:
-    """The `linux.resources` that take back `changed`: the kernel's values of before, for what is in it."""
+def restoring(
+    changed: Mapping[str, Any], before: Limits, unified_before: Mapping[str, str] | None = None, *, v2: bool
+) -> dict[str, Any]:
+    """The `linux.resources` that take back `changed`: the kernel's values of before, for what is in it. Of files by
+    name it is what was asked for before; the kernel's text only where it is a plain value, as it can be written."""
+    asked = unified_before or {}
+    found = {name: before.files.get(name, "").strip() for name in changed.get("unified", {})}
     unified = {
-        name: before.files[name].strip() for name in changed.get("unified", {}) if name in before.files
+        name: asked.get(name, text) for name, text in found.items() if name in asked or _PLAIN.fullmatch(text)
     }
     cpu: dict[str, Any] = {}
     for name, value in _cpu_before(before):

@@ -9,7 +9,7 @@ import pytest
 
 from sampan.host.cgroup import cgroups
 from sampan.host.cgroup.cgroups import HostCgroups
-from sampan.model.errors import Invalid
+from sampan.model.errors import Invalid, WrongState
 from sampan.wire.cgroup_paths import CGROUPFS, SYSTEMD, Layout
 from sampan.wire.cgroupfs import Limits
 
@@ -130,6 +130,16 @@ async def test_limits_are_read_back(v1: HostCgroups, v2: HostCgroups, tmp_path: 
     assert await v1.read_back("/pods", ID) == Limits(memory=16384, cpu_shares=512)
     write(tmp_path / f"a.slice/sampan-{ID}.scope", {"memory.max": "16384\n", "cpu.max": "5000 10000\n"})
     assert await v2.read_back("a.slice", ID) == Limits(memory=16384, cpu_quota=5000, cpu_period=10000)
+
+
+async def test_limits_from_the_days_of_another_driver_cannot_be_read(
+    v1: HostCgroups, v2: HostCgroups
+) -> None:
+    for machine, parent in ((v1, "kubepods-pod1.slice"), (v2, "/kubepods/pod1")):
+        with pytest.raises(
+            WrongState, match=f"container c1 is from the days of another .* than {machine.driver}"
+        ):
+            await machine.read_back(parent, "c1")
 
 
 async def test_a_slice_is_systemds_to_make_and_to_remove(v2: HostCgroups, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Who was killed for memory: on made-up groups and logs; real kills are in test_oci_limits."""
 
-import time
+import shutil
 from pathlib import Path
 
 import pytest
@@ -47,17 +47,20 @@ class Case:
         for name, text in files.items():
             (folder / name).write_text(text)
 
-    def logs(self, *, limited: str, pid: int = INIT, name: str = "java", ago: float = 0.1) -> None:
-        at = int((time.clock_gettime(time.CLOCK_MONOTONIC) - ago) * 1e6)
+    def logs(self, *, limited: str, pid: int = INIT, name: str = "java") -> None:
         where = f"oom_memcg={limited}" if limited else "global_oom"
         with self.log.open("a") as log:
             log.write(
-                f"6,1,{at},-;oom-kill:constraint=X,nodemask=(null),cpuset=/,mems_allowed=0,{where},"
+                f"6,1,12345,-;oom-kill:constraint=X,nodemask=(null),cpuset=/,mems_allowed=0,{where},"
                 f"task_memcg=/root/pods/p1/c1,task={name},pid={pid},uid=0\n"
             )
 
-    def killed(self) -> OomKill | None:
-        return oom.killed(self.state, INIT, time.time_ns(), self.log)
+    def gone(self) -> None:
+        """systemd has removed the container's group."""
+        shutil.rmtree(self.top / "pods/p1/c1")
+
+    def killed(self, code: int = 137) -> OomKill | None:
+        return oom.killed(self.state, INIT, code, self.log)
 
 
 @pytest.fixture(params=[1, 2])
@@ -94,7 +97,7 @@ def test_the_log_names_the_victim_and_whose_memory_it_was(
     found = case.killed()
     assert found is not None
     assert (found.scope, found.limit, found.victim, found.pid) == (scope, limit, "java", INIT)
-    assert found.fatal
+    assert found.first_process
 
 
 @pytest.mark.parametrize(
@@ -112,7 +115,7 @@ def test_without_the_log_the_innermost_full_group_tells(case: Case, full: str, s
         case.group(full, limit=1 << 20, full=True, kills=2)
     found = case.killed()
     assert found is not None
-    assert (found.scope, found.count, found.victim, found.fatal) == (scope, 2, "", True)
+    assert (found.scope, found.count, found.victim, found.first_process) == (scope, 2, "", False)
     assert found.limit == (1 << 20 if full else None)
 
 
@@ -126,22 +129,48 @@ def test_kills_in_other_groups_are_others(case: Case) -> None:
     assert found.victim == ""
 
 
-@pytest.mark.parametrize(("pid", "ago", "fatal"), [(INIT, 30, True), (7, 0.1, True), (7, 30, False)])
-def test_a_child_killed_long_ago_did_not_end_it(case: Case, pid: int, ago: float, fatal: bool) -> None:
+@pytest.mark.parametrize(
+    ("pids", "first"), [([INIT], True), ([7], False), ([7, INIT], True), ([INIT, 7], True)]
+)
+def test_whether_it_was_the_first_process_is_told(case: Case, pids: list[int], first: bool) -> None:
     case.group("pods/p1/c1", kills=1)
-    case.logs(limited="", pid=pid, ago=ago)
+    for pid in pids:
+        case.logs(limited="", pid=pid)
     found = case.killed()
     assert found is not None
-    assert found.fatal is fatal
+    assert (found.pid, found.first_process) == (pids[-1], first)
+
+
+def test_the_log_outlives_the_group_and_its_counters(case: Case) -> None:
+    """Under systemd both may be gone before conmon has looked."""
+    case.logs(limited="/root/pods/p1")
+    case.gone()
+    found = case.killed()
+    assert found is not None
+    assert (found.victim, found.first_process, found.scope) == ("java", True, OomScope.POD)
+
+
+@pytest.mark.parametrize("code", [0, 1, 143, 255])
+def test_a_group_that_is_gone_says_nothing_of_an_end_of_its_own(case: Case, code: int) -> None:
+    case.logs(limited="/root/pods/p1")
+    case.gone()
+    assert case.killed(code) is None
+
+
+def test_a_kill_of_ours_is_none_of_the_kernels(case: Case) -> None:
+    case.gone()
+    assert case.killed() is None
+    case.log.touch()
+    assert case.killed() is None
 
 
 def test_the_last_of_several_is_told(case: Case) -> None:
     case.group("pods/p1/c1", kills=2)
-    case.logs(limited="", name="first", pid=8, ago=50)
-    case.logs(limited="", name="second", pid=9, ago=40)
+    case.logs(limited="", name="first", pid=8)
+    case.logs(limited="", name="second", pid=9)
     found = case.killed()
     assert found is not None
-    assert (found.victim, found.count, found.fatal) == ("second", 2, False)
+    assert (found.victim, found.count, found.first_process) == ("second", 2, False)
 
 
 def test_conmons_note_outlives_the_group(case: Case) -> None:

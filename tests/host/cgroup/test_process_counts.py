@@ -39,15 +39,20 @@ def test_a_process_that_is_gone_holds_nothing() -> None:
 
 def test_groups_that_a_container_makes_in_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Deeper than Python recurses, and more than are worth a look."""
-    deep = tmp_path
-    for _ in range(1100):
-        deep /= "x"
-        deep.mkdir()
-    (deep / "cgroup.procs").write_text("7\n")
-    monkeypatch.setattr(process_counts, "MAX_GROUPS", 1101)
-    assert process_counts.pids(str(tmp_path)) == [7]
-    monkeypatch.setattr(process_counts, "MAX_GROUPS", 1100)
-    assert process_counts.pids(str(tmp_path)) is None
+    groups = [tmp_path]
+    try:
+        for _ in range(1100):
+            groups.append(groups[-1] / "x")
+            groups[-1].mkdir()
+        (groups[-1] / "cgroup.procs").write_text("7\n")
+        monkeypatch.setattr(process_counts, "MAX_GROUPS", 1101)
+        assert process_counts.pids(str(tmp_path)) == [7]
+        monkeypatch.setattr(process_counts, "MAX_GROUPS", 1100)
+        assert process_counts.pids(str(tmp_path)) is None
+    finally:  # what removes temporary directories recurses too
+        (groups[-1] / "cgroup.procs").unlink(missing_ok=True)
+        for group in reversed(groups[1:]):
+            group.rmdir()
 
 
 def test_of_many_groups_side_by_side_no_more_are_listed_than_may_be(
@@ -90,7 +95,7 @@ def test_the_kernel_tells_how_many_there_are_or_nothing() -> None:
     known = process_counts._told(f"/proc/{os.getpid()}/fd")
     with Path("/dev/null").open():
         assert process_counts._told(f"/proc/{os.getpid()}/fd") == (known and known + 1)
-    assert known == 0 or known + 1 == len(os.listdir("/proc/self/fd"))  # of itself it sees one more
+    assert known == 0 or known + 1 == len(list(Path("/proc/self/fd").iterdir()))  # it sees itself
     assert process_counts._told(f"/proc/{NOBODY}/fd") == 0
 
 
@@ -102,9 +107,7 @@ def test_more_than_may_be_looked_at_are_counted_where_the_kernel_tells(
     assert not listed
 
 
-def test_the_bound_is_for_all_processes_together(
-    listed: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_bound_is_for_all_processes_together(listed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     (count, sockets) = process_counts.descriptors([os.getpid()])
     assert count is not None and sockets is not None
     told(monkeypatch, count)

@@ -2,11 +2,13 @@
 
 import os
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from sampan.host.device import devices
+from sampan.model.errors import Exhausted
 from sampan.spec.facts import DeviceNode
 
 NULL = Path("/dev/null").stat()
@@ -41,8 +43,44 @@ async def test_a_loop_of_links_is_no_device(tmp_path: Path) -> None:
     assert await devices.device_nodes([str(tmp_path / "loop")]) == {}
 
 
+@pytest.mark.parametrize("path", ["/", "/proc", "/usr", "/proc/self/root", "/devices"])
+async def test_only_folders_in_dev_are_looked_through(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "scandir", lambda _: pytest.fail("looked into it"))
+    assert await devices.device_nodes([path]) == {}
+
+
+async def test_a_folder_deeper_than_any_stack_is_looked_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "_DEV", tmp_path)
+    names = "/".join(["d"] * 1800)
+    folder = os.open(tmp_path, os.O_RDONLY)
+    try:
+        for name in names.split("/"):
+            os.mkdir(name, dir_fd=folder)
+            inner = os.open(name, os.O_RDONLY, dir_fd=folder)
+            os.close(folder)
+            folder = inner
+    finally:
+        os.close(folder)
+    try:
+        assert await devices.device_nodes([str(tmp_path)]) == {}
+    finally:
+        subprocess.run(["rm", "-rf", tmp_path / "d"], check=True)
+
+
+async def test_a_folder_of_too_many_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "_DEV", tmp_path)
+    monkeypatch.setattr(devices, "_MOST", 5)
+    for number in range(6):
+        (tmp_path / str(number)).touch()
+    with pytest.raises(Exhausted, match=f"{tmp_path} has more than 5 files"):
+        await devices.device_nodes([str(tmp_path)])
+
+
 @pytest.mark.root
-async def test_a_folder_gives_all_devices_beneath_it(tmp_path: Path) -> None:
+async def test_a_folder_gives_all_devices_beneath_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "_DEV", tmp_path)
     (tmp_path / "deep").mkdir()
     os.mknod(tmp_path / "deep/block", stat.S_IFBLK | 0o640, os.makedev(7, 250))
     os.mknod(tmp_path / "char", stat.S_IFCHR | 0o606, os.makedev(1, 3))

@@ -400,9 +400,7 @@ async def test_a_container_is_found_where_it_was_created_whatever_root_is_config
     assert lab.leftovers() == [] and not handler.root.exists()
 
 
-async def test_the_runtime_itself_is_sent_to_where_a_container_was_created(
-    lab: Lab, short_tmp: Path
-) -> None:
+async def test_the_runtime_itself_is_sent_to_where_a_container_was_created(lab: Lab, short_tmp: Path) -> None:
     """With hooks, which only it runs."""
     hook = {"path": "/bin/true", "args": ["true"]}
     launch = lab.launch("sleep", "1000", config={"hooks": {"poststart": [hook], "poststop": [hook]}})

@@ -7,6 +7,7 @@ import socket
 import stat
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from sampan.host.sandbox.sandboxes import PinnedSandboxes
 from sampan.model.errors import AlreadyExists, Invalid, WrongState
 from sampan.runtime.ports import SandboxPlan
 from sampan.wire import mountinfo
+from tests.host import stores
 
 pytestmark = pytest.mark.root
 
@@ -488,3 +490,15 @@ async def test_a_file_cannot_take_another_place(pods: PinnedSandboxes, paths: Pa
     with pytest.raises(Invalid):
         await pods.create(bad)
     assert not paths.pod(POD).exists()
+
+
+async def test_files_and_shm_have_the_pods_label(
+    pods: PinnedSandboxes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = stores.without_labels(monkeypatch)
+    await pods.create(replace(plan(), label=stores.LABEL))
+    assert len(seen) == 2 and all(data.endswith(f",{stores.CONTEXT}") for data in seen)
+    assert all(data.startswith("size=") for data in seen)
+    await pods.remove(POD)
+    await pods.create(plan())
+    assert len(seen) == 4 and not any("context" in data for data in seen[2:])

@@ -1,6 +1,7 @@
 """User namespaces of pods on the real kernel."""
 
 import asyncio
+import errno
 import os
 import socket
 from collections.abc import Iterator
@@ -194,6 +195,43 @@ async def test_what_an_earlier_probe_left_is_no_hindrance(tmp_path: Path) -> Non
     (tmp_path / "probe/layers/one/inner").mkdir(parents=True)
     assert await userns_probe.works(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENOSPC, errno.ENOMEM])
+async def test_a_want_that_passes_is_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: int
+) -> None:
+    """It would hold until the daemon's end; a pod that asks tries for itself, and is told what is wrong."""
+
+    def lacking(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("sampan.host.syscalls.open_tree", lacking)
+    assert await userns_probe.works(tmp_path)
+    assert os.strerror(code) in caplog.text
+    assert "as they come" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("words", "most", "can"),
+    [
+        ("unshare: unshare failed: No space left on device", "1000", True),
+        ("unshare: unshare failed: No space left on device", "0", False),
+        ("unshare: unshare failed: Operation not permitted", "1000", False),
+        ("unshare: unshare failed: Invalid argument", "1000", False),
+        ("unshare: unshare failed: Cannot allocate memory", "1000", True),
+    ],
+)
+async def test_what_the_kernel_says_to_a_child_counts_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, most: str, can: bool
+) -> None:
+    def refuse(*_: object) -> None:
+        raise ToolFailed(["unshare"], 1, words)
+
+    monkeypatch.setattr(userns, "made", refuse)
+    monkeypatch.setattr(userns_probe, "_MOST", tmp_path / "max_user_namespaces")
+    (tmp_path / "max_user_namespaces").write_text(most)
+    assert await userns_probe.works(tmp_path) is can
 
 
 async def test_a_file_system_that_cannot_map_ids_is_found_out(

@@ -224,3 +224,21 @@ async def test_a_file_as_large_as_the_limit_is_read(store: Store, tmp_path: Path
     assert await store.rootfs.read(tmp_path, "f", 100) == bytes(100)
     with pytest.raises(Invalid, match="the limit is 99"):
         await store.rootfs.read(tmp_path, "f", 99)
+
+
+async def test_a_root_has_the_containers_label(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = stores.without_labels(monkeypatch)
+    layers = await store.chain(BASE)
+    await store.rootfs.prepare(ID, layers, label=stores.LABEL)
+    assert seen[-1].endswith(f"redirect_dir=nofollow,{stores.CONTEXT}")
+    await store.rootfs.remove(ID)
+    await store.rootfs.prepare(ID, layers)
+    assert "context" not in seen[-1]
+    await store.rootfs.remove(ID)
+
+
+@pytest.mark.skipif(Path("/sys/fs/selinux/enforce").exists(), reason="this kernel runs SELinux")
+async def test_a_kernel_without_selinux_takes_no_label(store: Store) -> None:
+    with pytest.raises(OSError):  # what says that the option reaches the kernel
+        await store.rootfs.prepare(ID, await store.chain(BASE), label=stores.LABEL)
+    await store.rootfs.remove(ID)

@@ -133,6 +133,15 @@ async def test_preparing_again_is_harmless_also_after_a_kill_in_the_middle(
     assert not root.exists()
 
 
+async def test_the_label_is_given_where_ids_are_mapped_too(
+    store: Store, users: IdMapped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = stores.without_labels(monkeypatch)
+    await store.rootfs.prepare(ID, await store.chain(BASE), users, stores.LABEL)
+    assert seen[-1].endswith(f"redirect_dir=nofollow,{stores.CONTEXT}")
+    await store.rootfs.remove(ID)
+
+
 # --- where ids cannot be mapped ---------------------------------------------------------------------------
 
 
@@ -154,14 +163,16 @@ async def test_a_file_system_that_refuses_is_named_and_nothing_stays(store: Stor
 
 @pytest.mark.usefixtures("refused")
 async def test_the_slow_way_gives_every_file_to_the_namespace(
-    store: Store, users: IdMapped, caplog: pytest.LogCaptureFixture
+    store: Store, users: IdMapped, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    seen = stores.without_labels(monkeypatch)
     layers = await store.chain(BASE, TOP)
     plain = store.layers.directory(layers[0])
     os.setxattr(plain / "etc/passwd", "security.capability", RAW)
     slow = OverlayRootfs(store.paths, store.layers, slow_chown=True)
     try:
-        root = await slow.prepare(ID, layers, users)
+        root = await slow.prepare(ID, layers, users, stores.LABEL)
+        assert seen[-1].endswith(stores.CONTEXT)
         assert "copying the whole image" in caplog.text
         names = ("", "etc", "etc/passwd", "home/file", "home/link", "etc/group", "bin/su", "far")
         assert [owner(root / name) for name in names] == [
@@ -180,6 +191,21 @@ async def test_the_slow_way_gives_every_file_to_the_namespace(
         assert owner(plain / "etc/passwd") == (0, 0)
         assert await slow.prepare(ID, layers, users) == root
         assert owner(root / "home/file") == (101000, 201001)
+    finally:
+        await slow.remove(ID)
+        await slow.close()
+
+
+@pytest.mark.usefixtures("refused")
+async def test_the_slow_way_moves_the_root_once_as_everything_else(store: Store, users: IdMapped) -> None:
+    """Where the host's ids of the pod are ids of the image too, a second time would show."""
+    layers = await store.chain(BASE)
+    low = IdMapped(users.namespace, Mappings(Range(5000, 65536), Range(6000, 65536)))
+    slow = OverlayRootfs(store.paths, store.layers, slow_chown=True)
+    try:
+        for _ in range(2):
+            root = await slow.prepare(ID, layers, low)
+            assert (owner(root), owner(root / "etc")) == ((5007, 6008), (5000, 6000))
     finally:
         await slow.remove(ID)
         await slow.close()

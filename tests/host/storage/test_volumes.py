@@ -4,14 +4,20 @@ import asyncio
 import os
 import stat
 import subprocess
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from sampan.host import mounts
+from sampan.host import mounts, syscalls
+from sampan.host.storage import volumes as volumes_module
+from sampan.host.storage.relabel import relabel
 from sampan.host.storage.volumes import HostVolumes
+from sampan.host.threads import in_slow_thread, in_thread
 from sampan.model.errors import ImageVolumeMountFailed, Invalid
+from sampan.model.paths import Paths
 from sampan.runtime.image_ports import IdMapped, ImageMount
 from sampan.spec.userns import Mappings, Range
 from sampan.wire import mountinfo
@@ -281,7 +287,95 @@ async def test_one_that_cannot_be_mapped_is_named_with_its_file_system(
         await volumes.check_idmaps([str(tmp_path), "/sys/kernel"], users)
 
 
+async def test_one_that_cannot_be_mounted_elsewhere_is_named_too(
+    volumes: HostVolumes, users: IdMapped, tmp_path: Path
+) -> None:
+    place = tmp_path / "fixed"
+    place.mkdir()
+    syscalls.mount("x", place, "tmpfs")
+    try:
+        syscalls.mount("", place, "", syscalls.MS_UNBINDABLE)
+        with pytest.raises(Invalid, match=rf"{place} cannot be mounted in a container.*unbindable"):
+            await volumes.check_idmaps([str(place)], users)
+        with pytest.raises(Invalid, match="absent"):
+            await volumes.check_idmaps([str(tmp_path / "absent")], users)
+    finally:
+        mounts.detach(place)
+
+
+async def test_two_containers_at_once_get_their_volumes_and_others_wait(
+    volumes: HostVolumes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What waits for them holds none of the threads that other long work needs."""
+    release, begun = threading.Event(), threading.Semaphore(0)
+
+    def work(id: str, *_: object) -> dict[str, str]:
+        begun.release()
+        release.wait(20)
+        return {id: id}
+
+    monkeypatch.setattr(volumes, "_make", work)
+    making = [asyncio.ensure_future(volumes.make(f"{number}", tmp_path, ["/v"])) for number in range(6)]
+    try:
+        async with asyncio.timeout(10):
+            assert await in_thread(begun.acquire) and await in_thread(begun.acquire)
+            assert await in_slow_thread(lambda: "at once") == "at once"
+            assert not begun.acquire(blocking=False)
+    finally:
+        release.set()
+        assert await asyncio.gather(*making) == [{f"{number}": f"{number}"} for number in range(6)]
+
+
 async def test_trees_are_labelled(volumes: HostVolumes, tmp_path: Path) -> None:
     (tmp_path / "v").mkdir()
     await volumes.relabel([str(tmp_path / "v")], "system_u:object_r:container_file_t:s0:c1,c2", 10)
     assert os.getxattr(tmp_path / "v", "security.selinux").startswith(b"system_u:object_r:container_file_t")
+
+
+async def test_labelling_ends_with_the_create_that_wanted_it(
+    volumes: HostVolumes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "v").mkdir()
+    (tmp_path / "v/file").touch()
+    begun, go_on, ended = threading.Event(), threading.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def held(*args: Any) -> int:
+        begun.set()
+        assert go_on.wait(10)
+        try:
+            return relabel(*args)
+        finally:
+            loop.call_soon_threadsafe(ended.set)
+
+    monkeypatch.setattr(volumes_module, "relabel", held)
+    work = asyncio.create_task(volumes.relabel([str(tmp_path / "v")], "system_u:object_r:t:s0", 10))
+    await asyncio.to_thread(begun.wait, 10)
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    go_on.set()
+    await asyncio.wait_for(ended.wait(), 10)
+    for path in (tmp_path / "v", tmp_path / "v/file"):
+        assert "security.selinux" not in os.listxattr(path)
+
+
+async def test_volumes_can_be_labelled_where_a_link_leads_to_our_root(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "way").symlink_to(store.paths.root)
+    volumes = HostVolumes(Paths(tmp_path / "way", store.paths.state), store.layers)
+    root, _ = await rooted(store, [f("a", b"1")])
+    made = await volumes.make(ID, root, ["/data"])
+    await volumes.relabel(list(made.values()), "system_u:object_r:t:s0", 10)
+    assert os.getxattr(made["/data"], "security.selinux") == b"system_u:object_r:t:s0\0"
+
+
+async def test_an_image_is_shown_with_the_containers_label(
+    store: Store, volumes: HostVolumes, users: IdMapped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = stores.without_labels(monkeypatch)
+    _, chain = await rooted(store, [f("a", b"1")])
+    for number, owners in enumerate((None, users)):
+        await volumes.show(ID, ImageMount(number, chain), owners, stores.LABEL)
+        assert seen[-1].endswith(f"redirect_dir=nofollow,{stores.CONTEXT}")
+    await volumes.show(ID, ImageMount(2, chain))
+    assert "context" not in seen[-1]

@@ -21,7 +21,7 @@ from typing import TypeVar
 
 from sampan.host.cgroup.readings import Readings, read
 from sampan.host.threads import in_thread
-from sampan.model.errors import Invalid
+from sampan.model.errors import Invalid, WrongState
 from sampan.runtime.ports import CgroupDetails, CgroupUsage
 from sampan.tasks import step_now
 from sampan.wire import cgroup_paths, cgroupfs, mountinfo
@@ -135,8 +135,15 @@ class HostCgroups:
 
     async def read_back(self, parent: str, id: str, files: Sequence[str] = ()) -> cgroupfs.Limits:
         """The limits as the kernel has them, for comparison with those asked for (a limit may be lost
-        silently), and those in `files`, by name."""
-        return await in_thread(self._read_back, cgroup_paths.directory(self.driver, parent, id), files)
+        silently), and those in `files`, by name. Raises WrongState where the container is from the days of another
+        cgroup driver."""
+        place = self._place(parent, id)
+        if place is None:
+            raise WrongState(
+                f"container {id} is from the days of another cgroup driver than {self.driver} (its pod's cgroup parent "
+                f"is {parent!r}): its limits cannot be read; restart its pod"
+            )
+        return await in_thread(self._read_back, place, files)
 
     # --- parents, in a thread -----------------------------------------------------------------------------
 

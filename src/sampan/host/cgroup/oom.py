@@ -2,40 +2,40 @@
 
 Three witnesses: the counter of the container's group says that there was a kill, the kernel's log names the victim and
 the group that was full, and where the log is out of reach (or has moved on), the groups above say which of them was
-full. conmon's note is the last resort: systemd removes a scope together with its counters. For code that runs in a
-thread. Sources: Documentation/admin-guide/cgroup-v2.rst (memory.events), cgroup-v1/memory.rst.
+full. systemd removes a scope together with its counters; then it is the log, or else conmon's note. Which kill ended
+the container is not for this module, but `model.container.finished`. For code that runs in a thread. Sources:
+Documentation/admin-guide/cgroup-v2.rst (memory.events), cgroup-v1/memory.rst.
 """
 
 import errno
 import os
-import time
 from pathlib import Path
 
 from sampan.host.cgroup.container_cgroup import ContainerCgroup
 from sampan.host.oci.runtime_state import RuntimeState
 from sampan.host.processes import read_small
+from sampan.model.container import SIGKILLED
 from sampan.model.oom import OomKill, OomScope
 from sampan.wire import cgroupfs, conmon, oomlog
 
 KERNEL_LOG = Path("/dev/kmsg")
 _RECORD = 8192  # bytes; the kernel hands out one record a read, and none is longer
 _PAGE = 64 << 10  # the largest there is: a group counts as full within one page of its limit
-_FATAL_SECONDS = 10.0  # an end so long after the last kill has another cause, unless that was the init's
 
 
-def killed(state: RuntimeState, init: int, at: int, log: Path = KERNEL_LOG) -> OomKill | None:
-    """The last kill for memory in the container whose init had the pid `init` and ended at `at` (ns since the epoch);
-    None if there was none. OSError when it cannot be told now."""
+def killed(state: RuntimeState, init: int, code: int, log: Path = KERNEL_LOG) -> OomKill | None:
+    """The last kill for memory in the container whose init had the pid `init` and ended with `code`; None if there was
+    none. OSError when it cannot be told now."""
     cgroup = state.cgroup()
     count = cgroup.oom_kills()
-    if not count and not (state.bundle / conmon.OOM).exists():
+    certain = bool(count) or (state.bundle / conmon.OOM).exists()
+    if not certain and (code != SIGKILLED or cgroup):
         return None
     kills = _logged(cgroup.root, log) if cgroup.root else []
     if not kills:
-        return _deduced(cgroup, count)
+        return _deduced(cgroup, count) if certain else None
     last = kills[-1]
     scope, group = _scope(last, cgroup.root)
-    fatal = any(kill.pid == init for kill in kills) or _seconds_before(last, at) < _FATAL_SECONDS
     return OomKill(
         count=max(count, len(kills)),
         scope=scope,
@@ -43,7 +43,7 @@ def killed(state: RuntimeState, init: int, at: int, log: Path = KERNEL_LOG) -> O
         group=group,
         victim=last.name,
         pid=last.pid,
-        fatal=fatal,
+        first_process=any(kill.pid == init for kill in kills),
     )
 
 
@@ -90,12 +90,6 @@ def _scope(kill: oomlog.Killed, root: str) -> tuple[OomScope, str]:
 
 def _above(root: str, group: str) -> tuple[OomScope, str]:
     return (OomScope.POD if group == root.rpartition("/")[0] else OomScope.GROUP), group
-
-
-def _seconds_before(kill: oomlog.Killed, at: int) -> float:
-    """How long before `at` the kill was. The log's clock is the monotonic one, within a second."""
-    killed_at = time.time() - time.clock_gettime(time.CLOCK_MONOTONIC) + kill.at / 1e6
-    return at / 1e9 - killed_at
 
 
 def _deduced(cgroup: ContainerCgroup, count: int) -> OomKill:

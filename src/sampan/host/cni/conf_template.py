@@ -36,7 +36,7 @@ def write(template: Path, directory: Path, variables: Mapping[str, cni_template.
     partial.rename(final)
     folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(folder)  # or a power cut takes the name back: nothing writes it again while the kubelet is content
+        os.fsync(folder)  # or a power cut takes the name back, and the kubelet does not tell again
     finally:
         os.close(folder)
     return final

@@ -9,9 +9,12 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from sampan.host.threads import in_own_thread
+from sampan.host.threads import look_at
+from sampan.model.errors import Exhausted
 from sampan.spec.facts import DeviceNode
 
+_DEV = Path("/dev")
+_MOST = 20_000  # files of a folder and all beneath it
 # Folders of /dev that a container gets of its own, or that hold no devices; and the host's console.
 _NOT_OURS = frozenset(
     {"pts", "ptmx", "shm", "fd", "mqueue", "hugepages", "console", ".lxc", ".lxd-mounts", ".udev"}
@@ -19,15 +22,16 @@ _NOT_OURS = frozenset(
 
 
 async def device_nodes(paths: Iterable[str]) -> dict[str, tuple[DeviceNode, ...]]:
-    """The devices by the path asked for: of a device file itself, of a folder all beneath it. Links are
+    """The devices by the path asked for: of a device file itself, of a folder in /dev all beneath it. Links are
     followed for the path asked for, not beneath. A path where there is none is left out. May block on a dead
-    file system."""
-    return await in_own_thread(lambda: {path: nodes for path in paths if (nodes := _at(path))})
+    file system. Raises Exhausted for a folder of too many files."""
+    asked = tuple(paths)
+    return await look_at(asked, lambda: {path: nodes for path in asked if (nodes := _at(path))})
 
 
 async def all_devices() -> tuple[DeviceNode, ...]:
     """Every device below /dev but terminals and what every container gets of its own."""
-    return await in_own_thread(lambda: tuple(_beneath(Path("/dev"))))
+    return await look_at([str(_DEV)], lambda: tuple(_beneath(_DEV)))
 
 
 def _at(path: str) -> tuple[DeviceNode, ...]:
@@ -39,29 +43,30 @@ def _at(path: str) -> tuple[DeviceNode, ...]:
     except (OSError, RuntimeError):  # RuntimeError: a loop of links, until Python 3.13
         return ()
     if stat.S_ISDIR(found.st_mode):
-        return tuple(_beneath(real))
+        return tuple(_beneath(real)) if real.is_relative_to(_DEV) else ()
     # A link's device shows in the container where the link was: /dev/disk/by-id/x is asked for by that name.
     node = _node(path, found)
     return (node,) if node else ()
 
 
 def _beneath(folder: Path) -> Iterator[DeviceNode]:
-    try:
-        with os.scandir(folder) as entries:
-            listed = sorted(entries, key=lambda entry: entry.name)
-    except OSError:  # gone since, or unreadable: a device folder may change at any time
-        return
-    for entry in listed:
-        if entry.name in _NOT_OURS:
-            continue
+    """In the order of their names."""
+    pending, seen = [str(folder)], 0
+    while pending:
+        path = pending.pop()
         try:
-            found = entry.stat(follow_symlinks=False)
-        except OSError:
+            found = os.lstat(path)  # noqa: PTH116 - thousands of them
+            if not stat.S_ISDIR(found.st_mode):
+                if node := _node(path, found):
+                    yield node
+                continue
+            names = sorted(os.listdir(path), reverse=True)  # noqa: PTH208 - the same
+        except OSError:  # gone since, or unreadable: a device folder may change at any time
             continue
-        if stat.S_ISDIR(found.st_mode):
-            yield from _beneath(Path(entry.path))
-        elif node := _node(entry.path, found):
-            yield node
+        seen += len(names)
+        if seen > _MOST:
+            raise Exhausted(f"{folder} has more than {_MOST} files: they are too many to look for devices there")
+        pending += [f"{path}/{name}" for name in names if name not in _NOT_OURS]
 
 
 def _node(path: str, found: os.stat_result) -> DeviceNode | None:

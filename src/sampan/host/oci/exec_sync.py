@@ -1,8 +1,8 @@
 """ExecSync: the OCI runtime's `exec` as a child of ours, with pipes; its whole family dies at the timeout.
 
 No file is written: the process object comes by a pipe and the runtime's log is a memory file, passed as descriptors 3
-and 4, which it closes before the command runs. The log is what tells a command that ended with 1 from a runtime that could
-not run it.
+and 4, which it closes before the command runs. The log is what tells a command that ended with 1 from a runtime that
+could not run it.
 """
 
 import asyncio

@@ -48,5 +48,5 @@ def _unseen(state: RuntimeState, init: ProcessRef) -> Exit:
 
 
 def _exit(code: int, at: int, state: RuntimeState, init: ProcessRef, *, lost: bool = False) -> Exit:
-    kill = oom.killed(state, init.pid, at)
+    kill = oom.killed(state, init.pid, code)
     return Exit(code, at, oom=kill is not None, lost=lost, kill=kill)

@@ -7,6 +7,7 @@ where crun's own files say how; see `runtime_state`.
 """
 
 import asyncio
+import dataclasses
 import logging
 import shutil
 import signal
@@ -89,8 +90,8 @@ class OciConmon:
 
     def _prepare(self, launch: Launch) -> str:
         """Make what conmon needs; the absolute path of the runtime, which conmon does not search for."""
-        known = (launch.handler.root / launch.id).exists()
-        if known or monitor.watching(launch.bundle, launch.id) is not None:
+        known = self._state(launch.handler, launch.id).directory
+        if known.exists() or monitor.watching(launch.bundle, launch.id) is not None:
             raise _AlreadyThere([launch.handler.path, "create", launch.id], 1, "the container already exists")
         program = shutil.which(launch.handler.path)
         if program is None:
@@ -112,12 +113,13 @@ class OciConmon:
         """Let the created process run. Raises ToolFailed, Unavailable after TOOL_SECONDS."""
         await step("oci.start", id)
         if not await in_thread(self._state(handler, id).open_gate):
-            await _tool(id, "start", _commands(handler).start(id))
+            await _tool(id, "start", self._commands(handler, id).start(id))
 
     async def compiled_filter(self, handler: Handler, id: str) -> bytes:
         """What crun compiled, from beside its state; b"" where it leaves none, or one too large to hand back."""
         try:
-            program = await in_thread(read_small, handler.root / id / _FILTER, _FILTER_LIMIT + 1)
+            directory = self._state(handler, id).directory
+            program = await in_thread(read_small, directory / _FILTER, _FILTER_LIMIT + 1)
         except OSError:
             return b""
         return program if len(program) <= _FILTER_LIMIT else b""
@@ -129,7 +131,7 @@ class OciConmon:
 
     async def _says_running(self, handler: Handler, id: str) -> bool:
         """By the runtime's word. One that has stopped counts: whether it ever ran, its exit code tells."""
-        argv = _commands(handler).state(id)
+        argv = self._commands(handler, id).state(id)
         said = await _tool(id, "state", argv, check=False)
         state = oci_runtime.state(said.stdout)
         return (
@@ -147,12 +149,12 @@ class OciConmon:
         await step("oci.kill_all", id)
         state = self._state(handler, id)
         if not await in_thread(_kill, state) and await in_thread(state.init) is not None:
-            await _tool(id, "kill", _commands(handler).kill_all(id), check=False)
+            await _tool(id, "kill", self._commands(handler, id).kill_all(id), check=False)
 
     async def update(self, handler: Handler, id: str, resources: Mapping[str, Any]) -> None:
         """New limits. Raises ToolFailed, Unavailable after TOOL_SECONDS; some of them may be in force then."""
         await step("oci.update", id)
-        argv = _commands(handler).update(id)
+        argv = self._commands(handler, id).update(id)
         cpu = resources.get("cpu", {})
         try:
             await _tool(id, "update", argv, stdin=msgspec.json.encode(resources))
@@ -222,7 +224,7 @@ class OciConmon:
                 "container %s: %s is not there any more to delete what it keeps of it", id, handler.path
             )
             return
-        await _tool(id, "delete", _commands(handler).delete(id), check=False)
+        await _tool(id, "delete", self._commands(handler, id).delete(id), check=False)
 
     def _sweep(self, bundle: Path, id: str) -> None:
         for leftover in (*conmon.LEFTOVERS, STATE_LINK):
@@ -235,7 +237,7 @@ class OciConmon:
     ) -> ExecResult:
         """Run `process` (an OCI process object) to its end; see `host.oci.exec_sync`."""
         await step("oci.exec_sync", id)
-        argv = _commands(handler).exec_process(id, PROCESS, LOG)
+        argv = self._commands(handler, id).exec_process(id, PROCESS, LOG)
         return await exec_sync(argv, process, seconds)
 
     async def reopen_log(self, id: str, log: Path) -> None:
@@ -244,16 +246,22 @@ class OciConmon:
         await monitor.reopen_log(self._paths.bundle(id), id, log)
 
     def _state(self, handler: Handler, id: str) -> RuntimeState:
-        return RuntimeState(handler.root / id, self._paths.bundle(id))
+        return RuntimeState(self._root(handler, id) / id, self._paths.bundle(id))
+
+    def _commands(self, handler: Handler, id: str) -> CommandLine:
+        return CommandLine(handler.path, dataclasses.replace(handler, root=self._root(handler, id)))
+
+    def _root(self, handler: Handler, id: str) -> Path:
+        """Where the runtime keeps the container's state: where it was created, whatever is configured by now."""
+        try:
+            return (self._paths.bundle(id) / STATE_LINK).readlink().parent
+        except (FileNotFoundError, NotADirectoryError):
+            return handler.root
 
     def _linked_state(self, id: str) -> RuntimeState:
         """The same for a caller who does not know the handler."""
         bundle = self._paths.bundle(id)
         return RuntimeState(bundle / STATE_LINK, bundle)
-
-
-def _commands(handler: Handler) -> CommandLine:
-    return CommandLine(handler.path, handler)
 
 
 async def _tool(

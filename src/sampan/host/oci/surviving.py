@@ -63,9 +63,7 @@ def adjust_oom_score(cgroup: Callable[[], ContainerCgroup], before: int, after: 
         )
 
 
-def _adjust(
-    cgroup: Callable[[], ContainerCgroup], pids: Sequence[int], before: int, after: int
-) -> list[int]:
+def _adjust(cgroup: Callable[[], ContainerCgroup], pids: Sequence[int], before: int, after: int) -> list[int]:
     """Those of the processes for which the kernel refuses it."""
     with ExitStack() as opened:
         files = {pid: file for pid in pids if (file := _open(pid, opened)) is not None}

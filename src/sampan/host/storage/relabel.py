@@ -72,7 +72,7 @@ class _Relabelling:
         try:
             levels = [(os.fstat(fd).st_ino, self._directory(fd))]
             while levels:
-                inode, todo = levels[-1]
+                todo = levels[-1][1]
                 if not todo:
                     levels.pop()
                     fd = trees.up(fd, levels[-1][0]) if levels else fd

@@ -149,6 +149,9 @@ class OverlayRootfs:
         given = self._paths.writable(id) / GIVEN
         if not given.exists() and any((self._paths.writable(id) / UPPER).iterdir()):
             raise WrongState(f"changing the owners in container {id} was cut short; remove the container")
+        if not given.exists():
+            like = (self._layers.root / lowers[0]).stat()  # moved below, with all the rest
+            os.chown(self._paths.writable(id) / UPPER, like.st_uid, like.st_gid)
         self._overlay(id, lowers, self._layers.root, label)
         if not given.exists():
             step_now("rootfs.chown", id)

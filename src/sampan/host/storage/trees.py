@@ -1,4 +1,4 @@
-"""Directory trees by descriptor: delete one, measure one, go down and up in one. Nothing follows a symlink nor steps onto a mount.
+"""Directory trees by descriptor: delete one, measure one, go down and up. Neither links nor mounts are followed.
 
 Blocking; for threads and stand-alone children, so it imports little. Depth does not matter: containers nest
 directories as deep as they like, so nothing recurses and no descriptor is held per level.

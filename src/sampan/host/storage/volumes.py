@@ -5,11 +5,12 @@ mounted before anything of the container runs; the OCI runtime binds it into the
 what is mounted where follows from the container's id, so taking it back works after any crash.
 """
 
+import asyncio
 import os
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from errno import EPERM
+from errno import EINVAL, EPERM
 from pathlib import Path
 from threading import Event
 
@@ -19,7 +20,7 @@ from sampan.host.storage.layer_store import EMPTY
 from sampan.host.storage.layers import Layers
 from sampan.host.storage.relabel import relabel
 from sampan.host.storage.trash import opened
-from sampan.host.threads import in_own_thread, in_slow_thread, in_thread
+from sampan.host.threads import in_own_thread, in_slow_thread, in_thread, look_at
 from sampan.host.unpack.cursor import resolve
 from sampan.host.unpack.layout import OVERLAY_OPTIONS, ROOT
 from sampan.model.errors import ImageVolumeMountFailed, Invalid, SampanError
@@ -37,6 +38,7 @@ class HostVolumes:
     def __init__(self, paths: Paths, layers: Layers) -> None:
         self._paths = paths
         self._layers = layers
+        self._copies = asyncio.Semaphore(2)  # other long work shall not wait for a third
 
     # --- images ---------------------------------------------------------------------------------------------
 
@@ -119,7 +121,8 @@ class HostVolumes:
         process runs in it: host directories by the canonical place in the root. Root (of `users`) owns those that
         the image does not have. Raises Invalid, Exhausted."""
         owner = users.maps.root if users else (0, 0)
-        return await finish(in_slow_thread(self._make, id, root, volumes, owner))
+        async with self._copies:
+            return await finish(in_slow_thread(self._make, id, root, volumes, owner))
 
     def _make(self, id: str, root: Path, volumes: Sequence[str], owner: tuple[int, int]) -> dict[str, str]:
         place = self._paths.volumes(id)
@@ -144,7 +147,7 @@ class HostVolumes:
     async def check_idmaps(self, paths: Sequence[str], users: IdMapped) -> None:
         """Raise Invalid naming the mount and its file system if one of these host paths cannot be mounted with the ids
         of this namespace."""
-        await in_own_thread(lambda: _check_idmaps(paths, users.namespace))
+        await look_at(paths, lambda: _check_idmaps(paths, users.namespace))
 
     async def relabel(self, paths: Sequence[str], label: str, seconds: float) -> None:
         """Give these trees an SELinux label, but those whose top has it. Raises Unavailable past `seconds`. Cancelled,
@@ -156,7 +159,7 @@ class HostVolumes:
                 relabel(path, label, deadline, stopped.is_set)
 
         try:
-            await in_own_thread(work)
+            await look_at(paths, work)
         finally:
             stopped.set()
 
@@ -196,7 +199,7 @@ def _check_idmaps(paths: Sequence[str], user_namespace: Path) -> None:
     namespace = os.open(user_namespace, os.O_RDONLY | os.O_CLOEXEC)
     try:
         for path in paths:
-            copy = syscalls.open_tree(syscalls.AT_FDCWD, path)
+            copy = _copied(path)
             try:
                 syscalls.mount_setattr(copy, set_attr=syscalls.MOUNT_ATTR_IDMAP, userns_fd=namespace)
             except OSError as error:
@@ -207,6 +210,15 @@ def _check_idmaps(paths: Sequence[str], user_namespace: Path) -> None:
                 os.close(copy)
     finally:
         os.close(namespace)
+
+
+def _copied(path: str) -> int:
+    """A mount of `path` that is nowhere yet."""
+    try:
+        return syscalls.open_tree(syscalls.AT_FDCWD, path)
+    except OSError as error:
+        hint = "; is it, or a mount above it, unbindable (mount_namespaces(7))?" if error.errno == EINVAL else ""
+        raise Invalid(f"{path} cannot be mounted in a container: {error.strerror}{hint}") from error
 
 
 def _unmappable(path: str) -> str:
