@@ -160,11 +160,12 @@ def _beside(field: str) -> Iterator[set[str]]:
     table, *steps = field.split(".")
     if len(steps) == 1 and table.endswith("Request"):
         yield {table, table.removesuffix("Request")}
-    message = cri.DESCRIPTOR.message_types_by_name[table]
+    message: Descriptor | None = cri.DESCRIPTOR.message_types_by_name[table]
     for step in steps[:-1]:
+        assert message is not None, f"{field}: {step} is in no message"
         message = message.fields_by_name[step].message_type
     if len(steps) > 1 and steps[:-1] != ["config"] and "_" not in steps[-1]:
-        yield {steps[-2], message.name}
+        yield {steps[-2], *([message.name] if message else [])}
 
 
 def _steps(field: str) -> list[str]:

@@ -79,7 +79,7 @@ def test_a_test_speaks_of_what_it_says_itself(tmp_path: Path, monkeypatch: pytes
 
     assert speaks("StopContainerRequest.timeout") and speaks("ContainerFilter.label_selector")
     assert speaks("PodSandboxFilter.overhead")
-    for field in ("verbose", "filter", "uid", "gid", "state", "id", "BESIDE", "x"):
+    for field in ("verbose", "filter", "uid", "gid", "state", "id", "BESIDE", "helper"):
         assert not speaks(f"PodSandboxFilter.{field}"), field
     assert not speaks("ExecSyncRequest.timeout"), "of a request's own field it names the RPC too"
     assert speaks("CreateContainerRequest.config.metadata.name")

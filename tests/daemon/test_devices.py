@@ -226,7 +226,9 @@ def test_privileged_in_a_user_namespace_opens_what_everybody_may_and_no_more(nod
         for mode, read, written in ((0o600, False, False), (0o606, True, True), (0o604, True, False)):
             seen = node.daemon.exec(id, "sh", "-c", f"head -c 1 {names[mode]} | wc -c").stdout
             assert (seen == b"1\n") is read, oct(mode)
-            opened = node.daemon.exec(id, "sh", "-c", f": >>{names[mode]} && [ -c {names[mode]} ]").exit_code == 0
+            opened = (
+                node.daemon.exec(id, "sh", "-c", f": >>{names[mode]} && [ -c {names[mode]} ]").exit_code == 0
+            )
             assert opened is written, oct(mode)
         assert node.daemon.exec(id, "chmod", "666", str(names[0o604])).exit_code != 0
     finally:

@@ -87,6 +87,11 @@ def test_what_a_pod_does_shows_and_leaves_when_it_is_stopped(daemon: Live) -> No
 def test_a_running_pod_has_a_value_for_every_metric(daemon: Live) -> None:
     pod = daemon.pod()
     container = daemon.started(pod, "sh", "-c", BUSY, linux=limited())
+
+    def walked() -> bool:
+        return "container_fs_usage_bytes" in str(metrics(daemon))
+
+    until(walked)  # in the background: no request waits for it
     (found,) = metrics(daemon)
     assert found.pod_sandbox_id == pod
     (inner,) = found.container_metrics

@@ -1,6 +1,7 @@
 """Tests of host.syscalls."""
 
 import errno
+import importlib.util
 import os
 import subprocess
 import sys
@@ -164,3 +165,20 @@ def test_options_of_a_mount_that_the_kernel_would_cut_off_are_refused(tmp_path: 
     with pytest.raises(OSError, match="mount: ") as caught:
         syscalls.mount("x", tmp_path, "tmpfs", 0, "size=4096," + "x" * os.sysconf("SC_PAGESIZE"))
     assert caught.value.errno == errno.E2BIG and caught.value.filename == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("machine", "number"),
+    [("x86_64", 117), ("aarch64", 147), ("riscv64", 147), ("ppc64le", 164), ("s390x", 208)],
+)
+def test_setresuid_has_the_number_of_the_machine(
+    machine: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linux, arch/*/kernel/syscalls/syscall.tbl and include/uapi/asm-generic/unistd.h."""
+    real = os.uname()
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result((*real[:4], machine)))
+    spec = importlib.util.spec_from_file_location("other_machine", syscalls.__file__)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert number == module._SETRESUID

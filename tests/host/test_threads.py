@@ -35,7 +35,12 @@ async def test_slow_work_does_not_hold_up_quick_work() -> None:
 async def given_up(places: list[str], gate: threading.Event) -> None:
     """A look that hangs, and whose caller leaves."""
     begun = threading.Event()
-    looking = asyncio.ensure_future(look_at(places, lambda: begun.set() or gate.wait(20)))
+
+    def work() -> None:
+        begun.set()
+        gate.wait(20)
+
+    looking = asyncio.ensure_future(look_at(places, work))
     assert await in_thread(begun.wait, 10)
     looking.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -59,7 +64,7 @@ async def test_a_look_that_hangs_costs_one_thread_however_often_it_is_tried_agai
     try:
         await given_up(["/dead", "/fine"], gate)
         for _ in range(3):
-            with pytest.raises(Unavailable, match="/dead, /fine has not ended.*dead"):
+            with pytest.raises(Unavailable, match=r"/dead, /fine has not ended.*dead"):
                 await look_at(["/dead", "/fine"], lambda: pytest.fail("a second thread"))
         assert await look_at(["/fine"], lambda: "seen") == "seen"  # others go on
     finally:

@@ -247,7 +247,9 @@ def of_own_users(known: ContainerFacts, length: int = 65536) -> ContainerFacts:
         ({"deviceNodes": [{"path": "/dev/x", "gid": 65536}]}, "deviceNodes.gid 65536 .* ids 0 to 65535"),
     ],
 )
-def test_ids_that_the_pod_does_not_have_are_refused_with_their_file(edits: dict[str, Any], words: str) -> None:
+def test_ids_that_the_pod_does_not_have_are_refused_with_their_file(
+    edits: dict[str, Any], words: str
+) -> None:
     known = facts(edits, device_nodes=NODE)
     assert container.build(known)
     with pytest.raises(Invalid, match=words) as error:
@@ -261,7 +263,9 @@ def test_ids_that_the_pod_does_not_have_are_refused_with_their_file(edits: dict[
 def brought(*modes: int, **changes: Any) -> dict[str, Any]:
     """A privileged container in a user namespace, on a host with devices of these modes."""
     nodes = tuple(DeviceNode(f"/dev/d{mode:o}", "c", 10, mode, mode, 0, 6) for mode in modes)
-    known = of_own_users(facts({}, host_devices=(*nodes, DeviceNode("/dev/null", "c", 1, 3, 0o666)), **changes))
+    known = of_own_users(
+        facts({}, host_devices=(*nodes, DeviceNode("/dev/null", "c", 1, 3, 0o666)), **changes)
+    )
     known.pod.config.linux.security_context.privileged = True
     known.config.linux.security_context.privileged = True
     return container.build(known)
@@ -271,7 +275,9 @@ def test_privileged_in_a_user_namespace_brings_along_what_everybody_on_the_host_
     """And as the host's own file: one that is made would belong to the pod's root, who might open it for that."""
     spec = brought(0o600, 0o660, 0o666, 0o664)
     assert "devices" not in spec["linux"]
-    binds = {mount["destination"]: mount for mount in spec["mounts"] if mount["destination"].startswith("/dev/d")}
+    binds = {
+        mount["destination"]: mount for mount in spec["mounts"] if mount["destination"].startswith("/dev/d")
+    }
     assert {place: mount["source"] for place, mount in binds.items()} == {
         "/dev/d666": "/dev/d666",
         "/dev/d664": "/dev/d664",

@@ -118,8 +118,16 @@ PODS: list[tuple[str, dict[str, Any], str]] = [
     ("pid mode TARGET", namespace(pid="TARGET"), "pid: mode TARGET"),
     ("pid mode 9", namespace(pid=9), "pid: mode 9"),
     ("a user namespace without ids", namespace(userns_options={"mode": "POD"}), "userns_options.uids has 0"),
-    ("userns with host IPC", namespace(ipc="NODE", userns_options={"uids": MAPPING, "gids": MAPPING}), "namespace_options.ipc is NODE, which .*userns_options"),
-    ("userns with host PID", namespace(pid="NODE", userns_options={"uids": MAPPING, "gids": MAPPING}), "namespace_options.pid is NODE, which .*userns_options"),
+    (
+        "userns with host IPC",
+        namespace(ipc="NODE", userns_options={"uids": MAPPING, "gids": MAPPING}),
+        "namespace_options.ipc is NODE, which .*userns_options",
+    ),
+    (
+        "userns with host PID",
+        namespace(pid="NODE", userns_options={"uids": MAPPING, "gids": MAPPING}),
+        "namespace_options.pid is NODE, which .*userns_options",
+    ),
     ("userns mode TARGET", namespace(userns_options={"mode": "TARGET"}), "userns_options.mode TARGET"),
     ("mappings without", namespace(userns_options={"mode": "NODE", "uids": MAPPING}), "no mappings"),
     ("uid -1", security(run_as_user={"value": "-1"}), "run_as_user"),
@@ -231,9 +239,17 @@ CONTAINERS: list[tuple[str, dict[str, Any], str]] = [
     ("device permissions rwx", device(permissions="rwx"), "permissions"),
     ("device permissions rr", device(permissions="rr"), "permissions"),
     ("no device permissions", device(permissions=""), "permissions"),
-    ("a CDI device that climbs", {"CDI_devices": [{"name": "vendor.com/gpu=../0"}]}, r"CDI_devices\[0\].name"),
+    (
+        "a CDI device that climbs",
+        {"CDI_devices": [{"name": "vendor.com/gpu=../0"}]},
+        r"CDI_devices\[0\].name",
+    ),
     ("an annotation of CDI", {"annotations": {"cdi.k8s.io/a": "gpu"}}, "annotation cdi.k8s.io/a"),
-    ("a class that climbs", {"annotations": {"rdt.resources.beta.kubernetes.io/pod": "../x"}}, "annotation rdt"),
+    (
+        "a class that climbs",
+        {"annotations": {"rdt.resources.beta.kubernetes.io/pod": "../x"}},
+        "annotation rdt",
+    ),
     ("negative CPU shares", limits(cpu_shares="-1"), "cpu_shares"),
     ("a quota of 999 microseconds", limits(cpu_quota="999"), "cpu_quota"),
     ("a quota of -2", limits(cpu_quota="-2"), "cpu_quota"),
@@ -464,6 +480,13 @@ def test_a_privileged_container_may_mount_over_the_kernels_files(path: str) -> N
     validate.check_container(container_config(mounts(path) | privileged), pod_config(privileged), HOST)
     with pytest.raises(Invalid, match="root itself"):
         validate.check_container(container_config(mounts("/") | privileged), pod_config(privileged), HOST)
+
+
+def test_only_in_a_privileged_pod_may_a_container_be_privileged() -> None:
+    asked = {"linux": {"security_context": {"privileged": True}}}
+    validate.check_container(container_config(asked), pod_config(asked), HOST)
+    with pytest.raises(Invalid, match="privileged"):
+        validate.check_container(container_config(asked), pod_config({}), HOST)
 
 
 def test_error_messages_stay_short() -> None:

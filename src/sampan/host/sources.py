@@ -15,7 +15,7 @@ from pathlib import Path
 from sampan.host import apparmor
 from sampan.host.device.devices import all_devices, device_nodes
 from sampan.host.processes import find
-from sampan.host.threads import in_own_thread, look_at, in_thread
+from sampan.host.threads import in_own_thread, in_thread, look_at
 from sampan.model.errors import Invalid, WrongState
 from sampan.model.process import ProcessRef
 from sampan.spec.facts import DeviceNode, Source

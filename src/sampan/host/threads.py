@@ -56,7 +56,8 @@ async def in_own_thread(work: Callable[[], T]) -> T:
 
 
 STUCK_LOOKS = 32  # a thread each
-_stuck: "dict[tuple[str, ...], asyncio.Future[object]]" = {}
+_stuck: dict[tuple[str, ...], object] = {}  # looks whose callers have left, by their places
+_ending = _thread.allocate_lock()  # of a look and the leaving of its caller: one comes first
 
 
 async def look_at(places: Iterable[str], work: Callable[[], T]) -> T:
@@ -68,21 +69,24 @@ async def look_at(places: Iterable[str], work: Callable[[], T]) -> T:
     if len(_stuck) >= STUCK_LOOKS:
         known = ", ".join(sorted({place for each in _stuck for place in each})[:5])
         raise Unavailable(f"{len(_stuck)} looks at file systems have not ended ({known}): is one dead?")
-    looking = asyncio.ensure_future(in_own_thread(work))
+    running = {key}
+
+    def body() -> T:
+        try:
+            return work()
+        finally:
+            with _ending:
+                running.clear()
+                if _stuck.get(key) is running:
+                    del _stuck[key]
+
     try:
-        return await asyncio.shield(looking)
+        return await in_own_thread(body)
     except asyncio.CancelledError:
-        if not looking.done():
-            _stuck[key] = looking
-            looking.add_done_callback(partial(_ended, key))
+        with _ending:
+            if running:
+                _stuck[key] = running
         raise
-
-
-def _ended(key: tuple[str, ...], looking: "asyncio.Future[object]") -> None:
-    if _stuck.get(key) is looking:
-        del _stuck[key]
-    if not looking.cancelled():
-        looking.exception()  # nobody listens any more
 
 
 def _tell(loop: asyncio.AbstractEventLoop, outcome: "asyncio.Future[T]", tell: Callable[[], None]) -> None:

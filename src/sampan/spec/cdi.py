@@ -172,9 +172,7 @@ class _Editor:
             options += [] if _BIND & set(options) else ["bind"]
             options += [] if _PROPAGATION & set(options) else ["rprivate"]
             options += [flag for flag in source.locked_flags if flag not in options]
-        _put(
-            self._spec["mounts"], {"destination": target, "type": kind, "source": path, "options": options}
-        )
+        _put(self._spec["mounts"], {"destination": target, "type": kind, "source": path, "options": options})
 
     def _hook(self, hook: Hook) -> None:
         entry: dict[str, Any] = {

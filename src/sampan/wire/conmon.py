@@ -81,7 +81,8 @@ def _runtime(command: Command) -> list[str]:
     """What conmon is to run, before the words that it adds itself. Its own --systemd-cgroup would go before all of
     these, where a shell would take it for its own."""
     words = [command.runtime, *command.options, *(["--systemd-cgroup"] if command.systemd_cgroup else [])]
-    if not command.own_users or (command.stdin and not command.terminal):  # nothing of conmon's is /dev/null then
+    all_pipes = command.stdin and not command.terminal
+    if all_pipes or not command.own_users:
         return words
     return [_SHELL, "-c", _ONLY_STDERR if command.terminal else _EMPTY_STDIN, *words]
 

@@ -2,11 +2,11 @@
 
 import os
 import stat
-import subprocess
 from pathlib import Path
 
 import pytest
 
+from sampan.host import process
 from sampan.host.device import devices
 from sampan.model.errors import Exhausted
 from sampan.spec.facts import DeviceNode
@@ -66,7 +66,7 @@ async def test_a_folder_deeper_than_any_stack_is_looked_through(
     try:
         assert await devices.device_nodes([str(tmp_path)]) == {}
     finally:
-        subprocess.run(["rm", "-rf", tmp_path / "d"], check=True)
+        await process.run(["rm", "-rf", str(tmp_path / "d")])  # shutil.rmtree recurses
 
 
 async def test_a_folder_of_too_many_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,17 +55,19 @@ def _beneath(folder: Path) -> Iterator[DeviceNode]:
     while pending:
         path = pending.pop()
         try:
-            found = os.lstat(path)  # noqa: PTH116 - thousands of them
+            found = os.lstat(path)
             if not stat.S_ISDIR(found.st_mode):
                 if node := _node(path, found):
                     yield node
                 continue
-            names = sorted(os.listdir(path), reverse=True)  # noqa: PTH208 - the same
+            names = sorted(os.listdir(path), reverse=True)  # noqa: PTH208 - thousands of them
         except OSError:  # gone since, or unreadable: a device folder may change at any time
             continue
         seen += len(names)
         if seen > _MOST:
-            raise Exhausted(f"{folder} has more than {_MOST} files: they are too many to look for devices there")
+            raise Exhausted(
+                f"{folder} has more than {_MOST} files: they are too many to look for devices there"
+            )
         pending += [f"{path}/{name}" for name in names if name not in _NOT_OURS]
 
 

@@ -217,7 +217,9 @@ def _copied(path: str) -> int:
     try:
         return syscalls.open_tree(syscalls.AT_FDCWD, path)
     except OSError as error:
-        hint = "; is it, or a mount above it, unbindable (mount_namespaces(7))?" if error.errno == EINVAL else ""
+        hint = (
+            "; is it, or a mount above it, unbindable (mount_namespaces(7))?" if error.errno == EINVAL else ""
+        )
         raise Invalid(f"{path} cannot be mounted in a container: {error.strerror}{hint}") from error
 
 

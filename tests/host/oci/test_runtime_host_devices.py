@@ -71,7 +71,9 @@ async def test_no_container_and_no_command_in_it_ever_owns_them(
 
 async def test_root_of_a_user_namespace_may_use_them_but_not_change_them(lab: Lab) -> None:
     launch, _ = await started(lab, "sleep", "100000", own_users=True)
-    change = "for name in null zero full random urandom tty; do busybox chmod 600 /dev/$name && echo $name; done"
+    change = (
+        "for name in null zero full random urandom tty; do busybox chmod 600 /dev/$name && echo $name; done"
+    )
     process = of_user(lab, 0, "sh", "-c", f"{change}; echo x >/dev/null && head -c 3 /dev/zero | tr '\\0' z")
     done = await lab.oci.exec_sync(lab.handler, launch.id, process, 10)
     assert done.stdout == b"zzz"
