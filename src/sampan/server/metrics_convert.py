@@ -71,7 +71,7 @@ def container_metrics(
         container.config.metadata.name,
     ]
     disk = Disk(layer.usage if layer else None, filesystem) if filesystem else None
-    asked = container.config.linux.resources.cpu_shares
+    asked = container.limits.cpu_shares
     found.container_id = container.id
     _fill(found, metrics.of_group(sample, details, asked), base, sample.usage.at)
     _fill(found, metrics.of_container(container.started_at, details, disk), base, sample.usage.at)
