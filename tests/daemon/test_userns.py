@@ -205,6 +205,23 @@ def test_privileged_is_over_what_the_namespace_owns(daemon: Live) -> None:
     )
 
 
+@pytest.mark.parametrize("own_users", [True, False])
+def test_device_files_of_the_host_stay_the_hosts(daemon: Live, own_users: bool) -> None:
+    """Of the pod's init, of containers and of commands in them, whoever they run as."""
+    before = list(census.devices())
+    asked = options(pid=cri.POD) if own_users else cri.NamespaceOption(pid=cri.POD)
+    made = daemon.pod("web", pid=cri.POD, **in_pod(asked))
+    for tty in (False, True):
+        who = in_container(asked, run_as_user=cri.Int64Value(value=1234))
+        app = daemon.container(made, name=f"tty-{tty}", tty=tty, pid=cri.POD, **who)
+        assert list(census.devices()) == before
+        daemon.runtime.StartContainer(cri.StartContainerRequest(container_id=app))
+        shell(daemon, app, "true")
+        assert list(census.devices()) == before
+    remove(daemon, made)
+    assert list(census.devices()) == before
+
+
 def test_a_user_that_the_namespace_lacks_is_refused(daemon: Live) -> None:
     made = pod(daemon)
     with pytest.raises(grpc.RpcError, match="does not exist in the pod's user namespace"):
