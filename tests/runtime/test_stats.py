@@ -173,6 +173,18 @@ async def test_a_stuck_walk_keeps_nobody_waiting(quick: None) -> None:
     await system.tasks.stop()
 
 
+async def test_who_asks_for_metrics_of_a_new_container_is_told_what_it_has_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sampan.runtime.stats.FRESH", 3600.0)  # the walk would come much later by itself
+    system, id = await collecting()
+    container = system.state.containers[id]
+    async with asyncio.timeout(5):
+        await system.stats.details_of([], [container])
+    assert system.stats.layer(container)
+    await system.tasks.stop()
+
+
 async def test_what_has_ended_is_forgotten_but_what_it_wrote_is_not(quick: None) -> None:
     system, id = await collecting()
     container = system.state.containers[id]

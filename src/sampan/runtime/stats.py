@@ -24,6 +24,7 @@ PERIOD = 10.0  # seconds between sweeps that nobody asks for, the kubelet's own 
 FRESH = 0.9  # seconds for which a sample is as good as new; `crictl stats` asks twice within one
 LAYER_PERIODS = 10.0, 300.0  # seconds between walks over all writable layers, at least and at most:
 LAYER_SHARE = 0.005  # in between, so many that walking takes this share of the time
+FIRST_WALK_WAIT = 0.5  # seconds that a request for metrics waits for the first walk over a layer
 METRICS_PERIOD = 10.0  # seconds between looks at details
 METRICS_WANTED = 300.0  # seconds after a request for metrics for which details go on being gathered
 
@@ -50,6 +51,8 @@ class Stats:
         self._filesystem: Filesystem | None = None
         self._wanted = asyncio.Event()  # a container has started, or somebody was given a sample
         self._started = asyncio.Event()  # a container, whose layer was not walked yet
+        self._hurry = asyncio.Event()  # somebody waits for such a walk
+        self._walked = asyncio.Event()  # one has ended since somebody began to wait
         self._metrics_wanted = asyncio.Event()  # somebody was given details
         self._metrics_asked = 0.0
         self._idle = True  # nobody was: what details there are are old
@@ -109,8 +112,9 @@ class Stats:
             if begin >= again:
                 again = clock() + _pause(clock() - begin)
             await _set_within(self._started, again - clock())
-            await asyncio.sleep(FRESH)  # not while it has the most to do
+            await _set_within(self._hurry, FRESH)  # not while it has the most to do, unless somebody waits
             self._started.clear()
+            self._hurry.clear()
 
     async def _sweep(self, containers: Collection[Container], pods: Collection[Pod]) -> None:
         """Read these anew: all groups in one thread hop, all networks in another."""
@@ -163,6 +167,7 @@ class Stats:
             usage = await self._machine.rootfs.usage(container.id)
             if container.id in self._state.containers:
                 self._layers[container.id] = Layer(usage, now())
+            self._walked.set()
 
     # --- answers --------------------------------------------------------------------------------------------
 
@@ -197,11 +202,23 @@ class Stats:
         new = [one for one in running if idle or one.id not in known]
         if new or new_pods or self._filesystem is None:
             await self._detail(new, new_pods)
+        if new:
+            await self._first_walks(new)
         self._idle = False
         self._metrics_wanted.set()
         self._wanted.set()
         ids = {*(pod.id for pod in pods), *(one.id for one in running)}
         return {id: details for id, details in known.items() if id in ids}
+
+    async def _first_walks(self, new: Sequence[Container]) -> None:
+        """Containers that have just started are walked a moment later, in the background. Who asks for metrics of them
+        waits for that moment, and no longer: a walk can take for ever."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_WALK_WAIT):
+                while any(one.id not in self._layers and self._runs(one.id) for one in new):
+                    self._walked.clear()
+                    self._hurry.set()
+                    await self._walked.wait()
 
     def ended(self, pod: Pod) -> Ended:
         """What the containers that ended had counted, in a pod that is ready, since we started."""
