@@ -27,7 +27,10 @@ NEEDS = {
     cri.PROPAGATION_BIDIRECTIONAL: ("shared",),
 }
 OPTIONS = ("nodev", "noexec", "nosuid")  # all that `mount_options` may hold: each only takes away
-IMAGE_FLAGS = ("nodev", "nosuid")  # of every image volume; its programs may run, unless `mount_options` say noexec
+IMAGE_FLAGS = (
+    "nodev",
+    "nosuid",
+)  # of every image volume; its programs may run, unless `mount_options` say noexec
 MAX_RANGES = 340  # lines of an id map, user_namespaces(7)
 
 # Files in /proc that may be replaced in an unprivileged container (lxcfs does); any other could blind a check
