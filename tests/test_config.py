@@ -327,3 +327,9 @@ def test_a_key_that_this_version_does_nothing_about_is_told() -> None:
     assert config.without_effect(load(None)) == []
     assert config.without_effect(loads('[metrics]\nlisten = "127.0.0.1:9464"\n')) == ["metrics"]
     assert config.without_effect(loads("[images]\nkeep_blobs = true\n")) == ["images.keep_blobs"]
+    assert config.without_effect(loads('[nri]\nsocket = "/run/n.sock"\n')) == ["nri"]
+
+
+@pytest.mark.parametrize("more", ["", 'socket = "/run/n.sock"\n'])
+def test_what_is_switched_off_asks_for_nothing(more: str) -> None:
+    assert config.without_effect(loads("[nri]\nenable = false\n" + more)) == []

@@ -327,9 +327,10 @@ NOT_YET = ("images.keep_blobs", "streaming", "nri", "metrics")
 
 
 def without_effect(config: Config) -> list[str]:
-    """The keys that are set and that this version does nothing about."""
+    """The keys that ask for something that this version does nothing about; what is switched off asks for nothing."""
     default = Config()
-    return [name for name in NOT_YET if attrgetter(name)(config) != attrgetter(name)(default)]
+    changed = [name for name in NOT_YET if attrgetter(name)(config) != attrgetter(name)(default)]
+    return [name for name in changed if name != "nri" or config.nri.enable]
 
 
 def default_toml() -> str:

@@ -173,13 +173,13 @@ class FakeDaemon(rpc.RuntimeServiceServicer, rpc.ImageServiceServicer):
         return cri.ListContainersResponse(containers=found)
 
     def RunPodSandbox(self, request: cri.RunPodSandboxRequest, context: Context) -> cri.RunPodSandboxResponse:
-        self._heard(request, context)
         config = request.config
+        Path(config.log_directory).mkdir(parents=True)  # stays where the pod fails: it may be the kubelet's
+        self._heard(request, context)
         pod = self.add_pod(
             config.metadata.name, config.metadata.namespace, config.metadata.uid, RUN_LABEL in config.labels
         )
         self.pod_configs[pod.id] = config
-        Path(config.log_directory).mkdir(parents=True)
         return cri.RunPodSandboxResponse(pod_sandbox_id=pod.id)
 
     def CreateContainer(

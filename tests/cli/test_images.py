@@ -1,5 +1,6 @@
 """`pull`, `rmi`, `import`."""
 
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import grpc
@@ -93,10 +94,19 @@ def test_import_sends_the_file_in_pieces(
     assert served.own.archives == [archive.read_bytes()]
 
 
+def test_import_of_what_is_no_archive_on_standard_input_is_said(
+    sampan: Sampan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO(b"bad")))
+    ran = sampan("import", "-")
+    assert (ran.code, ran.err) == (1, "sampan: cannot import standard input: this is no image archive\n")
+
+
 def test_import_of_what_is_no_archive_or_no_file_is_said(sampan: Sampan, tmp_path: Path) -> None:
     (tmp_path / "bad").write_bytes(b"bad")
     ran = sampan("import", str(tmp_path / "bad"), str(tmp_path / "none"))
     assert ran.code == 1
     assert ran.err == (
-        f"sampan: this is no image archive\nsampan: cannot read {tmp_path}/none: No such file or directory\n"
+        f"sampan: cannot import {tmp_path}/bad: this is no image archive\n"
+        f"sampan: cannot read {tmp_path}/none: No such file or directory\n"
     )

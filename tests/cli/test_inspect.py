@@ -60,5 +60,15 @@ def test_several_are_refused(sampan: Sampan, node: FakeDaemon) -> None:
     assert "nginx is ambiguous" in ran.err
 
 
+def test_a_pod_and_its_container_of_one_name_are_told_apart(sampan: Sampan, node: FakeDaemon) -> None:
+    pod = node.add_pod("box", run=True)
+    container = node.add_container(pod, "box")
+    ran = sampan("inspect", "box")
+    assert (ran.code, ran.out) == (1, "")
+    assert f":\n  pod {pod.id[:13]} default/box\n  container {container.id[:13]} box/box\n" in ran.err
+    assert shown(sampan, "--type", "pod", "box")["status"]["id"] == pod.id
+    assert shown(sampan, "box/box")["status"]["id"] == container.id
+
+
 def test_what_is_not_there_is_1(sampan: Sampan, node: FakeDaemon) -> None:
     assert sampan("inspect", "none").err == "sampan: there is no container, pod or image none\n"

@@ -96,8 +96,27 @@ def test_of_several_attempts_the_last_is_meant() -> None:
     assert naming.container(NGINX.id, [again, *CONTAINERS], PODS) == NGINX
 
 
-def test_a_pod_wins_over_the_container_in_it_with_the_same_name() -> None:
-    assert naming.either("tool", CONTAINERS, PODS) == RUN
+def test_a_pod_and_a_container_of_one_name_are_refused_and_listed() -> None:
+    with pytest.raises(Invalid, match=r"^tool is ambiguous; .* POD/CONTAINER or NAMESPACE/POD") as refused:
+        naming.either("tool", CONTAINERS, PODS)
+    assert str(refused.value).splitlines()[1:] == [
+        f"  container {TOOL.id[:13]} tool/tool",
+        f"  pod {RUN.id[:13]} default/tool",
+    ]
+    assert naming.either("tool/tool", CONTAINERS, PODS) == TOOL
+    assert naming.either("default/tool", CONTAINERS, PODS) == RUN
+
+
+def test_what_run_made_is_one_thing_to_stop_and_remove() -> None:
+    assert naming.unit("tool", CONTAINERS, PODS) == RUN
+    assert naming.unit("tool/tool", CONTAINERS, PODS) == RUN
+    assert naming.unit("nginx", CONTAINERS, PODS) == NGINX
+    alike = container("0a", WEB, "web")
+    with pytest.raises(Invalid, match=r"^web is ambiguous"):
+        naming.unit("web", [*CONTAINERS, alike], PODS)
+
+
+def test_a_pod_is_found_by_its_namespace_and_name() -> None:
     assert naming.pod("prod/db", PODS) == OTHER_DB
     with pytest.raises(Invalid, match=r"pod bbbbbbbbbbbbb default/db\n  pod ccccccccccccc prod/db"):
         naming.pod("db", PODS)

@@ -129,7 +129,7 @@ def test_never_pulling_what_is_not_there_fails(sampan: Sampan, daemon: FakeDaemo
     assert "image app:2 is not here" in ran.err
 
 
-@pytest.mark.parametrize("step", ["CreateContainer", "StartContainer"])
+@pytest.mark.parametrize("step", ["RunPodSandbox", "CreateContainer", "StartContainer"])
 def test_what_cannot_start_leaves_nothing(sampan: Sampan, daemon: FakeDaemon, step: str) -> None:
     daemon.fails[step] = (grpc.StatusCode.UNKNOWN, "exec: no such file")
     ran = sampan("run", "app:1", "nonsense")

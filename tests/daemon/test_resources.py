@@ -119,9 +119,12 @@ def test_what_cannot_be_is_refused_and_changes_nothing(daemon: Live) -> None:
     error = refused(daemon, id, memory_limit_in_bytes=8 * MIB)
     assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert "more than the limit of 8 MiB (8388608 bytes)" in (error.details() or "")
-    error = refused(daemon, id, memory_limit_in_bytes=80 * MIB, cpuset_cpus="4000")
-    assert "cpuset.cpus" in (error.details() or "")
+    error = refused(daemon, id, memory_limit_in_bytes=80 * MIB, cpuset_mems="500")  # half way through
+    assert "cpuset.mems" in (error.details() or "")
     assert memory(daemon, id) == 64 * MIB
+    error = refused(daemon, id, cpuset_cpus="9999")
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "cpuset_cpus" in (error.details() or "")
     assert refused(daemon, id, cpu_period=5).code() is grpc.StatusCode.INVALID_ARGUMENT
     assert refused(daemon, "f" * 64, cpu_shares=5).code() is grpc.StatusCode.NOT_FOUND
     assert limits(daemon, id) == before

@@ -30,3 +30,13 @@ def test_a_program_that_is_not_there_is_127_and_one_that_cannot_be_run_126(
     ran = sampan(daemon, "exec", container, "nonsense")
     assert (ran.returncode, "nonsense" in ran.stderr, "command:" in ran.stderr) == (127, True, False)
     assert sampan(daemon, "run", "--rm", IMAGE, "sh", "-c", "exit 127").returncode == 127
+
+
+def test_a_pod_that_cannot_be_made_leaves_no_log_directory(daemon: Live) -> None:
+    first = sampan(daemon, "run", "-d", "-p", "127.0.0.1:18087:80", IMAGE, "sleep", "1000")
+    assert first.returncode == 0, first.stderr
+    logs = list((daemon.own.root / "logs").iterdir())
+    ran = sampan(daemon, "run", "-d", "-p", "127.0.0.1:18087:80", IMAGE, "sleep", "1000")
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert "18087" in ran.stderr
+    assert list((daemon.own.root / "logs").iterdir()) == logs

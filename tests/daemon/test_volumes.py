@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,8 @@ import grpc
 import pytest
 
 from sampan.api import cri_pb2 as cri
+from sampan.host import mounts as host_mounts
+from sampan.wire import oci_features
 from scripts import private_daemon
 from tests import census, cgroup_drivers, images
 from tests.daemon.conftest import Live, clean_up, import_image
@@ -259,6 +262,67 @@ def test_ids_are_those_of_the_pod_in_volumes_of_every_kind(live: Live, tmp_path:
     assert (volume / "new").stat().st_uid == 0
     written = live.own.root / "containers" / container / "volumes"
     assert {path.stat().st_uid for path in written.glob("*/new")} == {FIRST}
+
+
+def test_ids_are_those_of_the_pod_also_where_its_containers_share_their_pids(
+    live: Live, tmp_path: Path
+) -> None:
+    (tmp_path / "users").touch()
+    os.chown(tmp_path / "users", 1000, 1000)
+    mounts = [cri.Mount(container_path="/mapped", host_path=str(tmp_path), **mapped())]
+    pod = live.pod(pid=cri.POD, linux=own_users())
+    sharing = live.started(pod, name="sharing", pid=cri.POD, mounts=mounts)
+    target = cri.NamespaceOption(pid=cri.TARGET, target_id=sharing)
+    security = cri.LinuxContainerSecurityContext(namespace_options=target)
+    debugging = live.started(
+        pod, name="debugging", linux=cri.LinuxContainerConfig(security_context=security), mounts=mounts
+    )
+    for container in (sharing, debugging):
+        assert live.exec(container, "stat", "-c", "%u:%g", "/mapped/users").stdout == b"1000:1000\n"
+        script = "touch /mapped/roots /mapped/last && chown 65535:40000 /mapped/last"
+        assert live.exec(container, "sh", "-c", script).exit_code == 0
+        owners = [(tmp_path / name).stat() for name in ("roots", "last")]
+        assert [(owner.st_uid, owner.st_gid) for owner in owners] == [(0, 0), (65535, 40000)]
+        for name in ("roots", "last"):
+            (tmp_path / name).unlink()
+
+
+@pytest.mark.parametrize("ids", [mapped(), {}])
+def test_what_is_mounted_beneath_a_volume_is_there_or_the_volume_refused(
+    live: Live, tmp_path: Path, ids: dict[str, Any]
+) -> None:
+    """Written to a mount that was left out, data would lie hidden under the host's."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "plain").mkdir()
+    host_mounts.tmpfs(tmp_path / "disk", 1 << 20, 0o755)
+    try:
+        (tmp_path / "disk/seed").touch()
+        pod = live.pod(linux=own_users())
+        over, beside = (
+            cri.Mount(container_path="/v", host_path=str(path), **ids)
+            for path in (tmp_path, tmp_path / "plain")
+        )
+        assert live.exec(live.started(pod, name="beside", mounts=[beside]), "ls", "/v").stdout == b""
+        if _keeps_submounts():
+            container = live.started(pod, mounts=[over])
+            assert live.exec(container, "ls", "/v/disk").stdout == b"seed\n"
+        else:
+            with pytest.raises(grpc.RpcError) as refused:
+                live.container(pod, mounts=[over])
+            assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+            assert f"'{tmp_path}' has other mounts beneath it" in (refused.value.details() or "")
+        with_hosts = live.started(
+            live.pod("hosts"), mounts=[cri.Mount(container_path="/v", host_path=str(tmp_path))]
+        )
+        assert live.exec(with_hosts, "ls", "/v/disk").stdout == b"seed\n"
+    finally:
+        remove_all(live)
+        host_mounts.detach(tmp_path / "disk")
+
+
+def _keeps_submounts() -> bool:
+    said = subprocess.run(["crun", "--version"], capture_output=True, check=True, timeout=20).stdout
+    return oci_features.version(said) >= (1, 21)
 
 
 def test_a_volume_whose_ids_cannot_be_mapped_is_named(live: Live) -> None:

@@ -50,6 +50,13 @@ def bounding_set() -> int:
     return int(Path("/proc/self/status").read_text().partition("CapBnd:")[2].split()[0], 16)
 
 
+@pytest.mark.parametrize(
+    ("possible", "last"), [("0", 0), ("0-1", 1), ("0-3,8-127", 127), ("0-3,5", 5), ("", 99_999)]
+)
+def test_the_last_processor_that_there_can_be(possible: str, last: int) -> None:
+    assert features._last_cpu(possible) == last
+
+
 @pytest.mark.root
 async def test_the_facts_of_this_machine() -> None:
     machine = await cgroups.detect("auto")
@@ -59,6 +66,7 @@ async def test_the_facts_of_this_machine() -> None:
     assert host.systemd_cgroup == (machine.driver == "systemd")
     assert host.kernel == features.kernel_version(os.uname().release)
     assert "CAP_CHOWN" in host.capabilities
+    assert max(os.sched_getaffinity(0)) <= host.last_cpu < 99_999
     assert ("CAP_SYS_RESOURCE" in host.capabilities) == bool(bounding_set() >> 24 & 1)
 
 

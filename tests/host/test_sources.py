@@ -94,6 +94,20 @@ async def test_a_slave_is_told_from_its_master(mounted: Path, tmp_path: Path) ->
 
 
 @pytest.mark.root
+async def test_what_is_mounted_beneath_a_source_is_seen(mounted: Path, tmp_path: Path) -> None:
+    (mounted / "deep").mkdir()
+    (tmp_path / "link").symlink_to(mounted.parent)
+    asked = [str(path) for path in (tmp_path, tmp_path / "link", mounted, mounted / "deep", Path("/"))]
+    found = await sources.sources(asked)
+    assert [found[path].submounts for path in asked] == [True, True, False, False, True]
+    mounts.tmpfs(mounted, 1 << 16, 0o755)  # over it, not beneath
+    try:
+        assert not (await sources.sources([str(mounted)]))[str(mounted)].submounts
+    finally:
+        mounts.detach(mounted)
+
+
+@pytest.mark.root
 async def test_of_two_mounts_at_one_place_the_upper_counts(mounted: Path) -> None:
     syscalls.mount("", mounted, "", syscalls.MS_SHARED)
     syscalls.mount("upper", mounted, "tmpfs", 0, "size=64k")

@@ -18,6 +18,13 @@ def test_what_is_no_id_is_not_found(id: str) -> None:
     assert ids.find("pod", TABLE, id) is None
 
 
+def test_a_whole_id_is_not_called_a_beginning() -> None:
+    with pytest.raises(NotFound, match=f"^there is no pod {'c' * 64}$"):
+        ids.resolve("pod", TABLE, "c" * 64)
+    with pytest.raises(NotFound, match="begins with 'cc'"):
+        ids.resolve("pod", TABLE, "cc")
+
+
 def test_an_ambiguous_beginning_is_refused() -> None:
     with pytest.raises(Invalid, match="ambiguous"):
         ids.resolve("pod", TABLE, "a")

@@ -49,6 +49,24 @@ def test_of_runc_alone_it_is_known_that_it_binds_devices_in_user_namespaces(name
     assert machine(World(handlers={"crun": of_name})).host_of("crun").binds_devices is (name == "runc")
 
 
+@pytest.mark.parametrize(
+    ("name", "version", "keeps"),
+    [
+        ("crun", (1, 8, 1), False),
+        ("crun", (1, 20), False),
+        ("crun", (1, 21), True),
+        ("crun", (1, 28, 2), True),
+        ("crun", (), False),
+        ("runc", (1, 1, 5), True),
+    ],
+)
+def test_an_old_crun_does_not_keep_what_is_mounted_beneath_a_source(
+    name: str, version: tuple[int, ...], keeps: bool
+) -> None:
+    known = replace(ABLE, features=msgspec.structs.replace(ABLE.features, name=name, version=version))
+    assert machine(World(handlers={"crun": known})).host_of("crun").keeps_submounts is keeps
+
+
 async def test_a_handler_that_cannot_be_used_refuses_its_pods_before_anything_is_made() -> None:
     absent = HandlerStatus("absent", problem="absent is not installed")
     it = system(absent)

@@ -78,7 +78,7 @@ async def test_a_user_that_it_lacks_is_refused_and_nothing_is_left(system: Syste
 
 async def test_a_host_without_them_refuses_before_any_effect() -> None:
     system = wire()
-    with pytest.raises(Invalid, match="do not work on this host"):
+    with pytest.raises(Invalid, match="runtime handler or this host cannot"):
         await system.pod(linux=in_pod())
     assert (system.world.census(), system.journal.rows) == ({}, {})
 

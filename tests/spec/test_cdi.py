@@ -301,6 +301,18 @@ def test_privileged_in_a_user_namespace_gets_what_is_named_as_its_own() -> None:
     ]
 
 
+def test_in_a_user_namespace_a_mount_of_which_crun_would_drop_parts_is_refused() -> None:
+    def known(option: str) -> ContainerFacts:
+        edits = {"mounts": [{"hostPath": "/a", "containerPath": "/b", "options": [option]}]}
+        sources = {"/a": Source("/a", True, "private", submounts=True)}
+        return facts(edits, sources=sources, host=Host(keeps_submounts=False))
+
+    assert container.build(known("rbind"))
+    assert container.build(of_own_users(known("bind")))  # which takes none of them along
+    with pytest.raises(Invalid, match=r"mounts\.hostPath '/a' has other mounts beneath it"):
+        container.build(of_own_users(known("rbind")))
+
+
 def test_in_a_user_namespace_of_runc_a_device_of_another_path_is_mounted() -> None:
     """It would bind the host's device of the container's path there: another one."""
     pod = of_own_users(facts({})).pod.config

@@ -20,6 +20,7 @@ FIRST, COUNT = 100_000, 65_536  # of the host's ids in the pod's mapping
 def pod_config(*, own_users: bool = False) -> cri.PodSandboxConfig:
     config = cri.PodSandboxConfig()
     if own_users:
+        config.linux.security_context.namespace_options.pid = cri.CONTAINER
         options = config.linux.security_context.namespace_options.userns_options
         options.mode = cri.POD
         options.uids.append(cri.IDMapping(host_id=FIRST, container_id=0, length=COUNT))
@@ -135,6 +136,33 @@ def test_ids_within_the_pods_are_mapped(
 
 
 @pytest.mark.parametrize(
+    ("given", "sizes"),
+    [
+        ([WHOLE], [COUNT // 2, COUNT // 2]),
+        ([(5, FIRST + 5, 3)], [1, 2]),
+        ([(COUNT - 1, FIRST + COUNT - 1, 1)], [1]),
+        ([(0, FIRST, 10), (20, FIRST + 20, 1)], [10, 1]),
+    ],
+)
+@pytest.mark.parametrize(("own", "pods"), [(cri.POD, cri.POD), (cri.TARGET, cri.CONTAINER)])
+def test_in_a_pid_namespace_of_others_the_same_ids_are_in_more_ranges(
+    given: Any, sizes: list[int], own: Any, pods: Any
+) -> None:
+    known = facts(mount(uidMappings=ids(*given), gidMappings=ids(*given)), own_users=True)
+    known.config.linux.security_context.namespace_options.pid = own
+    known.pod.config.linux.security_context.namespace_options.pid = pods
+    found = at(mounts.build(known), "/data")
+    assert found["uidMappings"] == found["gidMappings"]
+    mapped = [
+        (one["containerID"] + n, one["hostID"] + n)
+        for one in found["uidMappings"]
+        for n in range(one["size"])
+    ]
+    assert mapped == [(first + n, outside + n) for first, outside, size in given for n in range(size)]
+    assert [one["size"] for one in found["uidMappings"]] == sizes
+
+
+@pytest.mark.parametrize(
     ("uids", "gids", "words"),
     [
         ([WHOLE], [], "only one of uidMappings and gidMappings"),
@@ -191,6 +219,23 @@ def test_ids_go_with_every_propagation_and_access() -> None:
 def test_the_range_that_is_checked_is_the_pods_own() -> None:
     maps = userns.mappings(pod_config(own_users=True).linux.security_context.namespace_options)
     assert maps is not None and (maps.uids.host, maps.uids.length) == (FIRST, COUNT)
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+def test_mounts_that_crun_would_drop_are_refused(mapped: bool) -> None:
+    maps = {"uidMappings": ids(WHOLE), "gidMappings": ids(WHOLE)} if mapped else {}
+    covered: dict[str, Any] = {"sources": {"/h": replace(SOURCE, submounts=True)}}
+    drops = Host(keeps_submounts=False)
+    with pytest.raises(
+        Invalid, match=r"mounts\[0\]\.host_path '/h' has other mounts beneath it.* crun 1\.21"
+    ):
+        mounts.build(facts(mount(**maps), own_users=True, host=drops, **covered))
+    for known in (
+        facts(mount(**maps), own_users=True, host=drops),
+        facts(mount(**maps), own_users=True, **covered),
+        facts(mount(), host=drops, **covered),
+    ):
+        assert at(mounts.build(known), "/data")
 
 
 # --- what goes over what -------------------------------------------------------------------------------------

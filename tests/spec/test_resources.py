@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from sampan.api import cri_pb2 as cri
+from sampan.model.errors import Invalid
 from sampan.spec import resources
 from sampan.spec.facts import Host
 
@@ -68,6 +69,19 @@ def test_no_quota_is_said_only_where_there_may_be_one(
     asked = cri.LinuxContainerResources(**fields)
     assert resources.build(asked, Host()).get("cpu") == created
     assert resources.update(asked, Host()).get("cpu") == updated
+
+
+@pytest.mark.parametrize("cpus", ["4", "0-4", "4,0", "0-1,3,4000"])
+def test_a_processor_that_the_host_cannot_have_is_refused(cpus: str) -> None:
+    asked, host = cri.LinuxContainerResources(cpuset_cpus=cpus), Host(last_cpu=3)
+    for judge in (resources.build, resources.update):
+        with pytest.raises(Invalid, match=rf"cpuset_cpus .*{cpus}.* is more than this host has: CPUs 0 to 3"):
+            judge(asked, host)
+
+
+def test_all_processors_of_the_host_can_be_asked_for() -> None:
+    asked = cri.LinuxContainerResources(cpuset_cpus="0-2,3")
+    assert resources.build(asked, Host(last_cpu=3))["cpu"] == {"cpus": "0-2,3"}
 
 
 def test_without_a_memory_limit_swap_has_none_either() -> None:

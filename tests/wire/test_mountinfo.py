@@ -133,3 +133,28 @@ def test_the_mount_that_a_path_lies_on(lines: tuple[str, ...], source: str) -> N
 def test_nothing_lies_on_no_mount() -> None:
     assert mountinfo.under([], "/a") is None
     assert mountinfo.under(table("1 0 /b"), "/a") is None
+
+
+@pytest.mark.parametrize(
+    ("id", "path", "covers"),
+    [
+        (27, "/", True),
+        (27, "/media", True),
+        (27, "/media/My Disk\\x\t", False),
+        (27, "/run", True),
+        (50, "/a b", True),
+        (50, "/a b/c#\\", True),
+        (50, "/a b/d", False),
+        (41, "/run/pods", True),
+        (41, "/run/pods/a", True),
+        (41, "/run/pods/b", False),
+        (27, "/mnt2", False),
+        (27, "/mnt", False),  # a name that only begins alike
+        (27, "/run/pods/a", False),  # what hangs on a mount that is not this one
+        (1, "/", False),
+        (-1, "/", False),
+    ],
+)
+def test_what_covers_part_of_a_directory(id: int, path: str, covers: bool) -> None:
+    odd = b"51 50 0:55 / /a\\040b/c\\043\\134/d rw - tmpfs tmpfs rw\n"
+    assert mountinfo.covers(TABLE + odd, id, path) is covers

@@ -64,8 +64,12 @@ def import_command(invocation: Invocation, files: tuple[str, ...]) -> int:
 
     def take(name: str) -> None:
         with _archive(name) as file:
-            for result in client.upload(client.own.Import, _chunks(file)):
-                click.echo(" ".join([result.image_id, *map(printable, result.tags)]))
+            try:
+                for result in client.upload(client.own.Import, _chunks(file)):
+                    click.echo(" ".join([result.image_id, *map(printable, result.tags)]))
+            except Failed as error:
+                source = "standard input" if name == "-" else name
+                raise Failed(f"cannot import {source}: {error.message}", error.code) from None
 
     return for_each(files, take)
 

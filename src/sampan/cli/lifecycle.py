@@ -95,7 +95,7 @@ def running_in(client: Client, thing: naming.Thing) -> list[cri.Container]:
 
 def _find(client: Client, word: str) -> naming.Thing:
     pods = client.pods()
-    return naming.whole(naming.either(word, client.containers(), pods), pods)
+    return naming.unit(word, client.containers(), pods)
 
 
 def log_directory(client: Client, name: str, uid: str) -> Path:

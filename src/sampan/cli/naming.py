@@ -41,13 +41,14 @@ def pod(word: str, pods: Sequence[cri.PodSandbox]) -> cri.PodSandbox:
 
 
 def either(word: str, containers: Sequence[cri.Container], pods: Sequence[cri.PodSandbox]) -> Thing:
-    """The container or pod that is meant; a pod wins over a container in it that has the same name."""
-    found = _latest(_matches(word, [*containers, *pods], pods))
-    ids = {thing.id for thing in found}
-    outer = [
-        thing for thing in found if not (isinstance(thing, cri.Container) and thing.pod_sandbox_id in ids)
-    ]
-    return _only("container or pod", word, outer, pods)
+    """The container or pod that is meant. Raises NotFound or Invalid."""
+    return _only("container or pod", word, _latest(_matches(word, [*containers, *pods], pods)), pods)
+
+
+def unit(word: str, containers: Sequence[cri.Container], pods: Sequence[cri.PodSandbox]) -> Thing:
+    """What is stopped or removed when this is said: what `sampan run` made is one thing, its pod."""
+    found = [whole(thing, pods) for thing in _latest(_matches(word, [*containers, *pods], pods))]
+    return _only("container or pod", word, list({thing.id: thing for thing in found}.values()), pods)
 
 
 def whole(thing: Thing, pods: Sequence[cri.PodSandbox]) -> Thing:
@@ -102,7 +103,9 @@ def _only(kind: str, word: str, found: Sequence[Thing], pods: Sequence[cri.PodSa
         raise NotFound(f"there is no {kind} {printable(word)}; `sampan ps -a` and `sampan pods` list them")
     if len(found) > 1:
         listed = "\n".join(f"  {_described(thing, pods)}" for thing in found)
-        raise Invalid(f"{printable(word)} is ambiguous; give more of the id, or POD/CONTAINER:\n{listed}")
+        raise Invalid(
+            f"{printable(word)} is ambiguous; give more of the id, POD/CONTAINER or NAMESPACE/POD:\n{listed}"
+        )
     return found[0]
 
 

@@ -174,7 +174,12 @@ def _make(
 ) -> tuple[cri.PodSandbox, str]:
     """The pod and the id of its container, started; or nothing of either."""
     request = cri.RunPodSandboxRequest(config=config, runtime_handler=handler)
-    pod_id = client.call(client.runtime.RunPodSandbox, request).pod_sandbox_id
+    try:
+        pod_id = client.call(client.runtime.RunPodSandbox, request).pod_sandbox_id
+    except BaseException:
+        with suppress(OSError):  # log directories are the client's to remove; only an empty one is
+            Path(config.log_directory).rmdir()
+        raise
     pod = cri.PodSandbox(id=pod_id, metadata=config.metadata, labels=config.labels)
     try:
         create = cri.CreateContainerRequest(pod_sandbox_id=pod_id, config=container, sandbox_config=config)

@@ -121,6 +121,7 @@ def _host(driver: str, layout: Layout) -> Host:
         recursive_read_only=kernel >= _RRO_KERNEL,
         kernel=kernel,
         swap=_accounts_swap(layout),
+        last_cpu=_last_cpu(_text("/sys/devices/system/cpu/possible")),
     )
 
 
@@ -159,6 +160,12 @@ def _accounts_swap(layout: Layout) -> bool:
 def _status() -> dict[str, str]:
     lines = Path("/proc/self/status").read_text().splitlines()
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def _last_cpu(possible: str) -> int:
+    """The last of a list such as 0-7 (the kernel's cputopology.rst); where there is none, no bound."""
+    last = re.search(r"[0-9]+$", possible)
+    return int(last[0]) if last else Host().last_cpu
 
 
 def _text(path: str) -> str:

@@ -107,7 +107,8 @@ def _sources(paths: Iterable[str]) -> dict[str, Source]:
 
 
 def _source(path: str, fd: int, table: bytes) -> Source:
-    mount = mountinfo.find(table, _mount_id(fd))
+    id = _mount_id(fd)
+    mount = mountinfo.find(table, id)
     link = Path(f"/proc/self/fd/{fd}")
     real = str(link.readlink())
     if not _is_text(real):
@@ -120,6 +121,7 @@ def _source(path: str, fd: int, table: bytes) -> Source:
         # One that was mounted after the table was read: claim no propagation, and no flag, that is not known.
         propagation=mount.propagation if mount else "private",
         locked_flags=mount.restrictions if mount else (),
+        submounts=mountinfo.covers(table, id, real),
     )
 
 

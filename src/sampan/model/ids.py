@@ -8,6 +8,7 @@ from typing import TypeVar
 from sampan.model.errors import Invalid, NotFound
 
 T = TypeVar("T")
+WHOLE = 64  # hex digits
 _PREFIX = re.compile(r"[0-9a-f]{1,64}")
 
 
@@ -24,6 +25,8 @@ def resolve(kind: str, table: Mapping[str, T], id: str) -> T:
     if not _PREFIX.fullmatch(id):
         raise NotFound(f"no {kind} has the id {id[:128]!r} (an id is up to 64 hex digits)")
     found = [key for key in table if key.startswith(id)]
+    if not found and len(id) == WHOLE:
+        raise NotFound(f"there is no {kind} {id}")
     if not found:
         raise NotFound(f"no {kind} has an id that begins with {id!r}")
     if len(found) > 1:

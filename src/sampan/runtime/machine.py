@@ -9,6 +9,8 @@ from sampan.runtime.image_ports import Rootfs, Volumes
 from sampan.runtime.ports import Bundles, Cgroups, Facts, Network, Oci, Sandboxes
 from sampan.spec.facts import Host
 
+_CRUN_KEEPS_SUBMOUNTS = (1, 21)  # the first that was seen to; 1.8 was seen to drop them
+
 
 @dataclass(frozen=True, slots=True)
 class Machine:
@@ -46,5 +48,6 @@ class Machine:
             recursive_read_only=host.recursive_read_only and can.recursive_read_only,
             user_namespaces=host.user_namespaces and can.user_namespaces and can.idmapped_mounts,
             binds_devices=can.name == "runc",  # measured; crun makes what it is told
+            keeps_submounts=can.name != "crun" or can.version >= _CRUN_KEEPS_SUBMOUNTS,
             privileged_devices=found.privileged_devices,
         )

@@ -11,7 +11,7 @@ from sampan.api import cri_pb2 as cri
 from sampan.model import cdi
 from sampan.model.cdi import Edits, Given, Hook, Mount, Node, Rdt
 from sampan.model.errors import Invalid
-from sampan.spec import text, userns
+from sampan.spec import mounts, text, userns
 from sampan.spec.facts import ContainerFacts, DeviceNode
 
 ANNOTATION = "cdi.k8s.io/"  # prefix; the value is names with commas between
@@ -169,6 +169,8 @@ class _Editor:
             if source is None:
                 raise Invalid(f"mounts.hostPath {text.shown(path)} does not exist on this host")
             kind, path = "bind", source.path
+            if "rbind" in options:
+                mounts.check_submounts(f"mounts.hostPath {text.shown(mount.host_path)}", source, self._facts)
             options += [] if _BIND & set(options) else ["bind"]
             options += [] if _PROPAGATION & set(options) else ["rprivate"]
             options += [flag for flag in source.locked_flags if flag not in options]

@@ -33,6 +33,7 @@ class Source:
     is_directory: bool
     propagation: str
     locked_flags: tuple[str, ...] = ()  # nodev, nosuid, noexec that hold on that mount
+    submounts: bool = False  # something is mounted beneath the path
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +54,13 @@ class Host:
     kernel: tuple[int, int] = (5, 10)
     # The memory controller accounts swap: memory.memsw.* (v1) or memory.swap.max (v2) is there.
     swap: bool = True
+    last_cpu: int = 99_999  # the highest number that a processor can ever have here, plugged in or not
     # Pods with a user namespace of their own work here: the kernel makes them, and shows layers with ids mapped.
     user_namespaces: bool = False
     # In such pods the OCI runtime binds the host's device of the same path, whatever numbers and owner it is told.
     binds_devices: bool = False
+    # In such pods the OCI runtime's bind mounts take along what is mounted beneath their source.
+    keeps_submounts: bool = True
     # (RLIMIT_*, soft, hard) of every container; those not named are the daemon's own.
     rlimits: tuple[tuple[str, int, int], ...] = ()
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from sampan.api import cri_pb2 as cri
 from sampan.model.errors import Invalid, RROUnsupported
-from sampan.spec import text, userns, volumes
+from sampan.spec import namespaces, text, userns, volumes
 from sampan.spec.facts import ContainerFacts, Host, Source
 
 Mount = dict[str, Any]
@@ -156,11 +156,32 @@ def _bind(mount: cri.Mount, number: int, facts: ContainerFacts) -> Mount:
     if source is None:
         raise Invalid(f"{field}.host_path {text.shown(mount.host_path)} does not exist on this host")
     _check_propagation(mount, field, source)
+    check_submounts(f"{field}.host_path {text.shown(mount.host_path)}", source, facts)
     options = ["rbind", PROPAGATION[mount.propagation], *_options(mount, field, facts.host)]
     # The OCI runtime's remount would clear the flags that hold on the source, such as nosuid.
     options += [flag for flag in source.locked_flags if flag not in options]
-    maps = userns.mappings(facts.pod.config.linux.security_context.namespace_options)
-    return _mount(target, "bind", source.path, options) | _idmaps(mount, field, maps)
+    return _mount(target, "bind", source.path, options) | _mapped(mount, field, facts)
+
+
+def _mapped(mount: cri.Mount, field: str, facts: ContainerFacts) -> dict[str, Any]:
+    """Where the ids are the container's own, crun 1.8 maps the mount by the user namespace of a process that it
+    started; in a PID namespace that others made it takes that too early, and for the host's. For any other list it
+    makes a namespace of just those ids, so such containers get the same ids in two ranges."""
+    own = facts.config.linux.security_context.namespace_options
+    pods = facts.pod.config.linux.security_context.namespace_options
+    ids = _idmaps(mount, field, userns.mappings(pods))
+    if not namespaces.joins_pid(own, pods):
+        return ids
+    return {kind: _in_two(*ranges) for kind, ranges in ids.items()}
+
+
+def _in_two(first: dict[str, int], *others: dict[str, int]) -> list[dict[str, int]]:
+    """The same ids in more than one range, but for a single id."""
+    if others or first["size"] == 1:
+        return [first, *others]
+    half = first["size"] // 2
+    start = {name: id + half for name, id in first.items() if name != "size"}
+    return [{**first, "size": half}, {**start, "size": first["size"] - half}]
 
 
 def _image(mount: cri.Mount, number: int, target: str, facts: ContainerFacts) -> Mount:
@@ -169,6 +190,17 @@ def _image(mount: cri.Mount, number: int, target: str, facts: ContainerFacts) ->
     options = ["rbind", "rprivate", *_options(mount, f"mounts[{number}]", facts.host)]
     options += [flag for flag in IMAGE_FLAGS if flag not in options]
     return _mount(target, "bind", facts.image_mounts[number], options)
+
+
+def check_submounts(what: str, source: Source, facts: ContainerFacts) -> None:
+    """Raise Invalid where the OCI runtime would leave out what is mounted beneath a source, and tell nobody: what
+    the container wrote there would be hidden under the host's mount."""
+    options = facts.pod.config.linux.security_context.namespace_options
+    if source.submounts and not facts.host.keeps_submounts and userns.mappings(options):
+        raise Invalid(
+            f"{what} has other mounts beneath it, which crun of this version would leave out in a pod with a user "
+            "namespace: use crun 1.21 or newer, or mount a directory without any, and what is beneath it apart"
+        )
 
 
 def _check_propagation(mount: cri.Mount, field: str, source: Source) -> None:

@@ -27,6 +27,11 @@ def shares_pid(container: cri.NamespaceOption, pod: cri.NamespaceOption) -> bool
     return container.pid == cri.POD and pod.pid == cri.POD
 
 
+def joins_pid(container: cri.NamespaceOption, pod: cri.NamespaceOption) -> bool:
+    """Whether a container is in a PID namespace that is there before it: its pod's, or another container's."""
+    return container.pid == cri.TARGET or shares_pid(container, pod)
+
+
 def check_pod(options: cri.NamespaceOption) -> None:
     """Raise Invalid for modes that no pod can have."""
     for kind in KINDS:

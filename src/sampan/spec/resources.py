@@ -25,7 +25,7 @@ _UNIFIED_VALUE = re.compile(r"[ -~]{1,256}(?:\n[ -~]{1,256})*")  # some files ta
 def build(resources: cri.LinuxContainerResources, host: Host) -> dict[str, Any]:
     """The limits without device rules, for config.json. Raises Invalid."""
     parts = {
-        "cpu": _new_cpu(resources),
+        "cpu": _new_cpu(resources, host),
         "memory": _memory(resources, host),
         "hugepageLimits": _hugepages(resources, host),
         "unified": _unified(resources, host),
@@ -38,7 +38,7 @@ def update(resources: cri.LinuxContainerResources, host: Host) -> dict[str, Any]
     alone, because runtimes fill in what is missing (crun takes a period without a quota for no quota). Raises
     Invalid."""
     changed = build(resources, host)
-    cpu = _cpu(resources)
+    cpu = _cpu(resources, host)
     if "quota" in cpu:
         cpu.setdefault("period", DEFAULT_PERIOD)  # without it crun takes -1 on v2 for "leave it"
     return {**changed, "cpu": cpu} if cpu else changed
@@ -69,15 +69,15 @@ def _same_swap(current: cri.LinuxContainerResources, limit: int) -> int:
     return UNLIMITED if limit == UNLIMITED else limit + swap - current.memory_limit_in_bytes
 
 
-def _new_cpu(resources: cri.LinuxContainerResources) -> dict[str, Any]:
+def _new_cpu(resources: cri.LinuxContainerResources, host: Host) -> dict[str, Any]:
     """For a new group, which has no quota: one of -1 says nothing more (and crun 1.8 cannot write it on v1)."""
-    cpu = _cpu(resources)
+    cpu = _cpu(resources, host)
     if cpu.get("quota") == UNLIMITED:
         del cpu["quota"]
     return cpu
 
 
-def _cpu(resources: cri.LinuxContainerResources) -> dict[str, Any]:
+def _cpu(resources: cri.LinuxContainerResources, host: Host) -> dict[str, Any]:
     cpu: dict[str, Any] = {}
     if shares := _at_least(resources.cpu_shares, 0, "cpu_shares"):
         cpu["shares"] = min(max(shares, SHARES[0]), SHARES[1])
@@ -96,7 +96,16 @@ def _cpu(resources: cri.LinuxContainerResources) -> dict[str, Any]:
             if not _CPU_LIST.fullmatch(value):
                 raise Invalid(f"{FIELD}.cpuset_{name} {shown(value)} is not a list such as 0-3,8 (cpuset(7))")
             cpu[name] = value
+    _check_processors(resources.cpuset_cpus, host)
     return cpu
+
+
+def _check_processors(cpus: str, host: Host) -> None:
+    """Raise Invalid for a list with a number that no processor of this host can ever have."""
+    if max(map(int, re.findall("[0-9]+", cpus)), default=0) > host.last_cpu:
+        raise Invalid(
+            f"{FIELD}.cpuset_cpus {shown(cpus)} is more than this host has: CPUs 0 to {host.last_cpu}"
+        )
 
 
 def _memory(resources: cri.LinuxContainerResources, host: Host) -> dict[str, Any]:

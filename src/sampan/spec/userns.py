@@ -69,10 +69,11 @@ def mappings(options: cri.NamespaceOption) -> Mappings | None:
 
 
 def check_host(options: cri.NamespaceOption, host: Host) -> None:
-    """Raise Invalid if a user namespace is asked for on a host that cannot give one."""
+    """Raise Invalid if a user namespace is asked for that the pod's handler, or this host, cannot give."""
     if mappings(options) and not host.user_namespaces:
         raise Invalid(
-            f"{FIELD}: user namespaces do not work on this host; the log of the daemon's start says what is missing"
+            f"{FIELD}: the pod's runtime handler or this host cannot make user namespaces; "
+            "`sampan info` shows which handlers can"
         )
 
 

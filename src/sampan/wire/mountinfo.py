@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 # The kernel writes space, tab, newline, backslash and '#' of a name as three octal digits.
 _OCTAL = re.compile(rb"\\([0-3][0-7]{2})")
+_ESCAPED = re.compile(rb"[ \t\n\\#]")
 RESTRICTIONS = ("nodev", "noexec", "nosuid")
 
 
@@ -55,6 +56,16 @@ def find(text: bytes, mount_id: int) -> Mount | None:
     node."""
     found = re.search(rb"^%d [^\n]*" % mount_id, text, re.MULTILINE)
     return _line(found[0]) if found else None
+
+
+def covers(text: bytes, mount_id: int, path: str) -> bool:
+    """Whether something is mounted beneath `path`, which has no links in it and lies on the mount with this id: what
+    hangs on another mount cannot be seen there, whatever its name."""
+    stem = path.rstrip("/") + "/"
+    if b" " + _ESCAPED.split(os.fsencode(stem))[0] not in text:  # as good as always, and soon known
+        return False
+    lines = re.finditer(rb"^\d+ %d [^ \n]+ [^ \n]+ ([^ \n]+)" % mount_id, text, re.MULTILINE)
+    return any(name.startswith(stem) and name != path for name in (_name(line[1]) for line in lines))
 
 
 def beneath(mounts: Iterable[Mount], path: str) -> list[Mount]:
