@@ -152,7 +152,7 @@ def test_an_absent_device_is_told_of_with_the_damaged_files(node: Node) -> None:
 def test_a_block_io_class_reaches_the_cgroup(node: Node) -> None:
     pod = node.daemon.pod(annotations={"blockio.resources.beta.kubernetes.io/pod": "slow"})
     id = node.daemon.started(pod)
-    pattern = "**/" + id + "/**/io.max" if Path("/sys/fs/cgroup/cgroup.controllers").exists() else ""
+    pattern = f"**/*{id}*/**/io.max" if Path("/sys/fs/cgroup/cgroup.controllers").exists() else ""
     found = [
         path.read_text()
         for path in Path("/sys/fs/cgroup").glob(pattern or f"blkio/**/*{id}*/blkio.throttle.read_bps_device")
