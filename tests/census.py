@@ -71,6 +71,11 @@ def diff(before: Census, after: Census) -> str:
     return "\n".join(lines)
 
 
+def without_threads(found: Census) -> Census:
+    """For a daemon that goes on: its pools make a thread when they first need one more, and keep it."""
+    return {category: things for category, things in found.items() if category != "threads"}
+
+
 def times(count: int) -> str:
     return f" (x{count})" if count > 1 else ""
 
