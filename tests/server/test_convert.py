@@ -69,13 +69,13 @@ def test_a_pods_status_has_every_address_and_what_the_client_gave_unaltered() ->
     ],
 )
 def test_pod_filters(filter: cri.PodSandboxFilter, matches: bool) -> None:
-    assert convert.pod_matches(POD, filter) is matches
+    assert convert.selecting_pods(filter)(POD) is matches
 
 
 def test_an_intent_is_not_listed() -> None:
-    assert not convert.pod_matches(msgspec.structs.replace(POD, ready_at=0), cri.PodSandboxFilter())
+    assert not convert.selecting_pods(cri.PodSandboxFilter())(msgspec.structs.replace(POD, ready_at=0))
     hidden = msgspec.structs.replace(CONTAINER, init=None)
-    assert not convert.container_matches(hidden, cri.ContainerFilter())
+    assert not convert.selecting_containers(cri.ContainerFilter())(hidden)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_an_intent_is_not_listed() -> None:
     ],
 )
 def test_container_filters(filter: cri.ContainerFilter, matches: bool) -> None:
-    assert convert.container_matches(CONTAINER, filter) is matches
+    assert convert.selecting_containers(filter)(CONTAINER) is matches
 
 
 def test_a_containers_status_echoes_the_request_and_tells_what_became_of_it() -> None:

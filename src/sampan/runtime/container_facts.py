@@ -19,7 +19,7 @@ from sampan.runtime.pod_init import PodInit, pod_facts, users
 from sampan.runtime.seccomp_filters import SeccompFilters
 from sampan.runtime.state import State
 from sampan.runtime.volumes import VolumeWork
-from sampan.spec import namespaces, security, selinux
+from sampan.spec import devices, mounts, namespaces, security, selinux
 from sampan.spec.facts import ContainerFacts
 from sampan.tasks import bounded
 from sampan.wire import passwd
@@ -60,7 +60,7 @@ class Gathering:
         databases = [
             await self._machine.rootfs.read(root, f"/etc/{name}", passwd.LIMIT) for name in USER_FILES
         ]
-        made = await self._volumes.make(pod, container, image, root, label)
+        made = await self._volumes.make(container, image, root, owners, label)
         looked = await self._look(config)
         facts = ContainerFacts(
             id=container.id,
@@ -82,7 +82,7 @@ class Gathering:
             seccomp_programs=self._filters.of(self._config.handlers[container.handler]),
             device_ownership=self._config.runtime.device_ownership_from_security_context,
         )
-        await self._volumes.fit(pod, facts)
+        await self._volumes.fit(facts, owners)
         async with bounded(LOOK_SECONDS, "looking at the devices and I/O classes that are asked for"):
             return await device_facts.added(facts, self._machine)
 
@@ -95,14 +95,13 @@ class Gathering:
     async def _look(self, config: cri.ContainerConfig) -> tuple[Any, Any, bytes]:
         """What the host paths in the request really are."""
         facts = self._machine.facts
-        sources = sorted({mount.host_path for mount in config.mounts if mount.host_path})
-        devices = sorted({device.host_path for device in config.devices})
+        sources, nodes = mounts.host_paths(config), devices.host_paths(config)
         profile = security.localhost_profile(config)
-        what = f"looking at the host paths {', '.join([*sources, *devices][:5])}"
+        what = f"looking at the host paths {', '.join([*sources, *nodes][:5])}"
         async with bounded(LOOK_SECONDS, what):
             return (
                 await facts.sources(sources) if sources else {},
-                await facts.device_nodes(devices) if devices else {},
+                await facts.device_nodes(nodes) if nodes else {},
                 await self._machine.bundles.read_profile(profile) if profile else b"",
             )
 

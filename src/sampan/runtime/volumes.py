@@ -13,11 +13,9 @@ from sampan.config import Config
 from sampan.model.container import Container
 from sampan.model.errors import ImageVolumeMountFailed
 from sampan.model.image import Image
-from sampan.model.pod import Pod
 from sampan.runtime.image_ports import IdMapped, ImageMount
 from sampan.runtime.images import Images
 from sampan.runtime.machine import Machine
-from sampan.runtime.pod_init import users
 from sampan.runtime.state import State
 from sampan.spec import security, text, volumes
 from sampan.spec.facts import ContainerFacts
@@ -59,10 +57,11 @@ class VolumeWork:
         self._state = state
         self._machine = machine
 
-    async def make(self, pod: Pod, container: Container, image: Image, root: Path, label: str) -> Made:
+    async def make(
+        self, container: Container, image: Image, root: Path, owners: IdMapped | None, label: str
+    ) -> Made:
         """Mount the images, with this SELinux label, and make the directories of VOLUMEs; `root` is the container's,
-        just prepared."""
-        owners = users(pod, self._config.paths)
+        just prepared for the same `owners`."""
         shown = await self._show(container, owners, label)
         return Made(shown, await self._declared(container, image, root, owners))
 
@@ -85,12 +84,11 @@ class VolumeWork:
         places = volumes.declared(image.config, container.config)
         return await self._machine.volumes.make(container.id, root, places, owners) if places else {}
 
-    async def fit(self, pod: Pod, facts: ContainerFacts) -> None:
+    async def fit(self, facts: ContainerFacts, owners: IdMapped | None) -> None:
         """See to it that the host's directories can be mounted as asked: ids mapped, labels given. Raises Invalid,
         Unavailable."""
         mapped = [mount.host_path for mount in facts.config.mounts if mount.uidMappings]
         paths = sorted({facts.sources[path].path for path in mapped if path in facts.sources})
-        owners = users(pod, self._config.paths)
         if paths and owners is not None:
             async with bounded(LOOK_SECONDS, f"trying to map the ids of {', '.join(paths[:5])}"):
                 await self._machine.volumes.check_idmaps(paths, owners)

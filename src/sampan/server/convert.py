@@ -55,13 +55,8 @@ def pod_status(pod: Pod) -> cri.PodSandboxStatus:
     )
 
 
-def pod_matches(pod: Pod, filter: cri.PodSandboxFilter) -> bool:
-    """All of the filter's parts must hold; an id may be a prefix."""
-    return selecting_pods(filter)(pod)
-
-
 def selecting_pods(filter: cri.PodSandboxFilter) -> Callable[[Pod], bool]:
-    """`pod_matches` for many: the filter is read once."""
+    """Whether a pod is meant: all of the filter's parts must hold; an id may be a prefix. The filter is read once."""
     id, selector = filter.id, dict(filter.label_selector)
     states = {filter.state.state} if filter.HasField("state") else set(POD_STATES.values())
 
@@ -146,13 +141,9 @@ def _image_spec(container: Container, image: Image | None) -> cri.ImageSpec:
     return spec
 
 
-def container_matches(container: Container, filter: cri.ContainerFilter) -> bool:
-    """All of the filter's parts must hold; ids may be prefixes."""
-    return selecting_containers(filter)(container)
-
-
 def selecting_containers(filter: cri.ContainerFilter) -> Callable[[Container], bool]:
-    """`container_matches` for many: the filter is read once."""
+    """Whether a container is meant: all of the filter's parts must hold; ids may be prefixes. The filter is read
+    once."""
     id, pod_id, selector = filter.id, filter.pod_sandbox_id, dict(filter.label_selector)
     states = {filter.state.state} if filter.HasField("state") else set(CONTAINER_STATES.values())
 

@@ -13,7 +13,7 @@ from sampan.wire.psi import Pressure, Stall
 
 
 def stats_match(container: Container, filter: cri.ContainerStatsFilter) -> bool:
-    """Like `container_matches`, for ListContainerStats, which leaves out what does not run."""
+    """Like `selecting_containers`, for ListContainerStats, which leaves out what does not run."""
     return (
         container.state is ContainerState.RUNNING
         and container.id.startswith(filter.id)
@@ -23,7 +23,7 @@ def stats_match(container: Container, filter: cri.ContainerStatsFilter) -> bool:
 
 
 def pod_stats_match(pod: Pod, filter: cri.PodSandboxStatsFilter) -> bool:
-    """Like `pod_matches`, for ListPodSandboxStats, which leaves out what is not ready."""
+    """Like `selecting_pods`, for ListPodSandboxStats, which leaves out what is not ready."""
     return (
         pod.state is PodState.READY
         and pod.id.startswith(filter.id)

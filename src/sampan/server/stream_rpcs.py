@@ -55,17 +55,15 @@ class StreamRpcs(StatsRpcs):
     async def StreamPodSandboxes(
         self, request: cri.StreamPodSandboxesRequest, _: Any
     ) -> AsyncIterator[cri.StreamPodSandboxesResponse]:
-        pods = (pod for pod in self._state.pods.values() if convert.pod_matches(pod, request.filter))
-        items = (convert.pod_item(pod) for pod in convert.newest_first(pods))
+        found = filter(convert.selecting_pods(request.filter), self._state.pods.values())
+        items = (convert.pod_item(pod) for pod in convert.newest_first(found))
         async for part in in_parts(items):
             yield cri.StreamPodSandboxesResponse(pod_sandboxes=part)
 
     async def StreamContainers(
         self, request: cri.StreamContainersRequest, _: Any
     ) -> AsyncIterator[cri.StreamContainersResponse]:
-        found = (
-            one for one in self._state.containers.values() if convert.container_matches(one, request.filter)
-        )
+        found = filter(convert.selecting_containers(request.filter), self._state.containers.values())
         items = (convert.container_item(one, self._image(one)) for one in convert.newest_first(found))
         async for part in in_parts(items):
             yield cri.StreamContainersResponse(containers=part)
