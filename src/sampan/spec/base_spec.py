@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import msgspec
 
 from sampan.model.errors import Invalid
+from sampan.spec import mounts
 
 LIMIT = 1 << 20  # bytes of the file
 
@@ -112,11 +113,7 @@ def apply(spec: dict[str, Any], base: Mapping[str, Any]) -> None:
         _add_mount(spec["mounts"], mount)
 
 
-def _add_mount(mounts: list[dict[str, Any]], added: dict[str, Any]) -> None:
-    """Before the first that lies beneath it, or that one would be hidden."""
-    place = added["destination"].rstrip("/") + "/"
-    others = [mount["destination"].rstrip("/") + "/" for mount in mounts]
-    if place in others:
-        return
-    beneath = (number for number, other in enumerate(others) if other.startswith(place))
-    mounts.insert(next(beneath, len(mounts)), added)
+def _add_mount(built: list[dict[str, Any]], added: dict[str, Any]) -> None:
+    """But where the container has one already."""
+    if added["destination"].rstrip("/") not in [mount["destination"].rstrip("/") for mount in built]:
+        mounts.insert(built, added)

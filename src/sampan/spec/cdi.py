@@ -98,18 +98,9 @@ class _Editor:
 
     def _groups(self, added: tuple[int, ...]) -> None:
         for gid in added:
-            self._check_id("gids", gid, f"additionalGids: group {gid}")
+            userns.check_id("group", gid, self._maps, f"additionalGids: group {gid}")
         groups = self._user["additionalGids"]
         groups += [gid for gid in dict.fromkeys(added) if gid and gid not in groups]
-
-    def _check_id(self, kind: str, id: int, subject: str) -> None:
-        if self._maps is None:
-            return
-        length = (self._maps.uids if kind == "uids" else self._maps.gids).length
-        if id >= length:
-            raise Invalid(
-                f"{subject} does not exist in the pod's user namespace, which has ids 0 to {length - 1}"
-            )
 
     # --- devices ----------------------------------------------------------------------------------
 
@@ -149,8 +140,8 @@ class _Editor:
 
     def _owner(self, node: Node) -> dict[str, int]:
         """The container's user, where the file names no other: the device is there to be used by it."""
-        self._check_id("uids", node.uid or 0, f"deviceNodes.uid {node.uid}")
-        self._check_id("gids", node.gid or 0, f"deviceNodes.gid {node.gid}")
+        userns.check_id("user", node.uid or 0, self._maps, f"deviceNodes.uid {node.uid}")
+        userns.check_id("group", node.gid or 0, self._maps, f"deviceNodes.gid {node.gid}")
         return {
             "uid": self._user["uid"] if node.uid is None else node.uid,
             "gid": self._user["gid"] if node.gid is None else node.gid,
@@ -208,15 +199,13 @@ class _Editor:
             self._linux["intelRdt"] = section
 
 
-def _put(mounts: list[dict[str, Any]], added: dict[str, Any]) -> None:
-    """In place of the one that is there, else before the first that lies beneath it: that would be hidden."""
-    place = added["destination"]
-    places = [mount["destination"] for mount in mounts]
-    if place in places:
-        mounts[places.index(place)] = added
-        return
-    beneath = (number for number, other in enumerate(places) if text.beneath(other, place))
-    mounts.insert(next(beneath, len(mounts)), added)
+def _put(built: list[dict[str, Any]], added: dict[str, Any]) -> None:
+    """In place of the one that is there, else before those that it would hide."""
+    places = [mount["destination"] for mount in built]
+    if added["destination"] in places:
+        built[places.index(added["destination"])] = added
+    else:
+        mounts.insert(built, added)
 
 
 def _binds(mount: Mount) -> bool:

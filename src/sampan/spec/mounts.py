@@ -304,6 +304,13 @@ def _options(mount: cri.Mount, field: str, host: Host) -> list[str]:
     return ["rro", *extra]
 
 
+def insert(mounts: list[Mount], added: Mount) -> None:
+    """Put a mount before the first that lies beneath it, which it would hide."""
+    place = added["destination"].rstrip("/") + "/"
+    beneath = (number for number, other in enumerate(mounts) if other["destination"].startswith(place))
+    mounts.insert(next(beneath, len(mounts)), added)
+
+
 def _shallow_first(mounts: Iterable[Mount]) -> list[Mount]:
     return sorted(mounts, key=lambda mount: mount["destination"].count("/"))
 

@@ -118,15 +118,20 @@ def _oci(ids: Range) -> dict[str, int]:
 
 def check_user(user: User, maps: Mappings | None) -> None:
     """Raise Invalid for a process whose ids the namespace does not have."""
-    if maps is None:
-        return
     groups = (("group", id) for id in (user.gid, *user.groups))
     for kind, id in (("user", user.uid), *groups):
-        length = (maps.uids if kind == "user" else maps.gids).length
-        if id >= length:
-            raise Invalid(
-                f"{kind} {id} does not exist in the pod's user namespace, which has ids 0 to {length - 1}"
-            )
+        check_id(kind, id, maps, f"{kind} {id}")
+
+
+def check_id(kind: str, id: int, maps: Mappings | None, subject: str) -> None:
+    """Raise Invalid for the id of a "user" or "group" that the namespace does not have."""
+    if maps is None:
+        return
+    length = (maps.uids if kind == "user" else maps.gids).length
+    if id >= length:
+        raise Invalid(
+            f"{subject} does not exist in the pod's user namespace, which has ids 0 to {length - 1}"
+        )
 
 
 def mounts(built: list[dict[str, Any]], maps: Mappings | None, *, own_network: bool) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ import pytest
 
 from sampan.host.storage import copy_up, trees
 from sampan.host.storage.trash import opened
+from sampan.host.unpack import cursor
 from sampan.model.errors import Exhausted, Invalid
 
 pytestmark = pytest.mark.root
@@ -159,7 +160,7 @@ def test_the_copy_stops_before_the_disk_is_full(
 ) -> None:
     (source / "file").write_bytes(b"x")
     free = os.statvfs(target)
-    monkeypatch.setattr(copy_up, "RESERVE_BYTES", 1 << 60)
+    monkeypatch.setattr(cursor, "RESERVE_BYTES", 1 << 60)
     real = os.fstatvfs
 
     class Full:

@@ -9,11 +9,9 @@ import stat
 import struct
 from errno import ENODATA, ENOTSUP
 
-from sampan.host import syscalls
+from sampan.host.storage import trees
 from sampan.spec.userns import Mappings, Range
 
-_HERE = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-_WITHIN = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_XDEV
 _CAPABILITY = "security.capability"
 # linux/include/uapi/linux/capability.h: revision in the top byte, flags below; 3 adds the id of the root it counts for
 _REVISION, _REVISION_2, _REVISION_3 = 0xFF000000, 0x02000000, 0x03000000
@@ -26,7 +24,7 @@ def give(root: int, maps: Mappings) -> None:
     pending = [b"."]
     while pending:
         path = pending.pop()
-        fd = syscalls.openat2(root, path, _HERE, resolve=_WITHIN)
+        fd = trees.enter(root, path)
         try:
             os.fchown(fd, *outside(os.fstat(fd), maps))
             with os.scandir(fd) as entries:

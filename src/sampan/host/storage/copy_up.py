@@ -9,14 +9,11 @@ import os
 import stat
 from errno import ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, ENOTSUP, ENXIO, EXDEV
 
-from sampan.host import syscalls
-from sampan.host.unpack.cursor import DIRECTORY, Budget, join, resolve
+from sampan.host.storage import trees
+from sampan.host.unpack.cursor import Budget, join, reserve, resolve
 from sampan.model.errors import Invalid, Lost
 
-RESERVE_BYTES = 1 << 30  # left free on the disk, but never more than a twentieth of it
-RESERVE_INODES = 10_000
 _CHUNK = 16 << 20  # bytes of one sendfile(2): other threads run meanwhile, but a signal waits for it
-_WITHIN = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_XDEV
 _ASTRAY = (ELOOP, ENAMETOOLONG, ENOTDIR, EXDEV)
 
 
@@ -76,12 +73,7 @@ class _Copy:
     def __init__(self, source: int, target: int) -> None:
         self._source = source
         self._target = target
-        disk = os.fstatvfs(target)
-        self._budget = Budget(
-            target,
-            min(RESERVE_BYTES, disk.f_blocks * disk.f_frsize // 20),
-            min(RESERVE_INODES, disk.f_files // 20),
-        )
+        self._budget = Budget(target, *reserve(os.fstatvfs(target)))
         self._todo: list[bytes] = [b""]  # directories that are made and still empty, by their path
         self._times: list[tuple[bytes, tuple[int, int]]] = []
         self._linked: dict[tuple[int, int], bytes] = {}  # where the first name of a file with several is
@@ -129,7 +121,7 @@ class _Copy:
 
 
 def _enter(top: int, path: bytes) -> int:
-    return syscalls.openat2(top, path or b".", DIRECTORY, resolve=_WITHIN)
+    return trees.enter(top, path or b".")
 
 
 def _make(name: str, found: os.stat_result, source: int, target: int) -> None:

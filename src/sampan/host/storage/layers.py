@@ -20,14 +20,13 @@ from sampan.host.process import Child, Finished, spawn
 from sampan.host.storage.layer_store import EMPTY, LayerStore, Record
 from sampan.host.storage.trash import opened
 from sampan.host.threads import in_slow_thread, in_thread
+from sampan.host.unpack.cursor import reserve
 from sampan.host.unpack.layout import ROOT
 from sampan.model import errors
 from sampan.runtime.image_ports import Staged, Usage
 from sampan.tasks import KeyedLock, finish, step
 
 LIMIT = 500  # layers of one image; overlayfs takes no more
-RESERVE_BYTES = 1 << 30  # left free on the disk, but never more than a twentieth of it
-RESERVE_INODES = 10_000
 _LOADER = (
     "import sys; sys.path[:0] = sys.argv.pop(1).split(':'); from sampan.host.unpack.child import main; main()"
 )
@@ -176,10 +175,7 @@ class Layers:
 
     async def _reserve(self) -> tuple[int, int]:
         """Bytes and inodes that must stay free."""
-        disk = await in_thread(os.statvfs, self._store.root)
-        return min(RESERVE_BYTES, disk.f_blocks * disk.f_frsize // 20), min(
-            RESERVE_INODES, disk.f_files // 20
-        )
+        return reserve(await in_thread(os.statvfs, self._store.root))
 
     async def discard(self, staged: Staged) -> None:
         """Drop what was staged. Idempotent."""

@@ -120,7 +120,7 @@ def measure(parent: int, name: str | bytes) -> tuple[int, int]:
     while todo:
         path = todo.pop()
         try:
-            fd = syscalls.openat2(parent, path, _HERE, resolve=_WITHIN)
+            fd = enter(parent, path)
         except OSError:
             continue  # gone, or a mount, or deeper than a path can say
         try:

@@ -27,6 +27,7 @@ from sampan.model.errors import ImageVolumeMountFailed, Invalid, SampanError
 from sampan.model.paths import Paths
 from sampan.runtime.image_ports import IdMapped, ImageMount
 from sampan.tasks import finish, step_now
+from sampan.wire import mountinfo
 
 _EMPTY = f"{EMPTY}/{ROOT}"
 _SHOWN = syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV
@@ -224,11 +225,7 @@ def _copied(path: str) -> int:
 
 
 def _unmappable(path: str) -> str:
-    table = mounts.table()
-    holds = [
-        mount for mount in table if path == mount.point or path.startswith(mount.point.rstrip("/") + "/")
-    ]
-    found = max(reversed(holds), key=lambda mount: len(mount.point), default=None)
+    found = mountinfo.under(mounts.table(), path)
     where = f"on {found.point}, a {found.fstype} file system" if found else "on a file system"
     return (
         f"{path} lies {where} that this kernel cannot mount with mapped ids, which a pod with a user namespace "

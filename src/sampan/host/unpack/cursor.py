@@ -14,6 +14,8 @@ from sampan.model.errors import Exhausted, Unavailable
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 IN_ROOT = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
 PAGE = 4096
+RESERVE_BYTES = 1 << 30  # left free on the disk, but never more than a twentieth of it
+RESERVE_INODES = 10_000
 NOWHERE = (ENOENT, ENOTDIR, ELOOP)  # a path that leads to no directory
 _CHECK_EVERY = 32 << 20  # bytes written between two looks at the free space
 _TRIES = 10_000
@@ -41,6 +43,11 @@ def join(parent: bytes, name: bytes) -> bytes:
 
 class NeedsLowers(Exception):
     """An entry's place depends on the layers below."""
+
+
+def reserve(disk: os.statvfs_result) -> tuple[int, int]:
+    """Bytes and inodes that must stay free on a disk."""
+    return min(RESERVE_BYTES, disk.f_blocks * disk.f_frsize // 20), min(RESERVE_INODES, disk.f_files // 20)
 
 
 class Budget:
