@@ -1,0 +1,81 @@
+"""What a reference means at a registry: the manifest for this machine, the config, the layers to fetch. Not
+their bytes: `runtime.pull` brings those in.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+from sampan.model.errors import Invalid
+from sampan.runtime.image_ports import LayerSource, Repository
+from sampan.wire import image_config, manifest
+from sampan.wire.manifest import INDEX_DEPTH, Descriptor, Manifest
+from sampan.wire.reference import Reference
+
+_CONFIG_TYPES = frozenset(
+    {"application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json", ""}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What an image consists of, and the names it is to have."""
+
+    config: bytes
+    layers: tuple[LayerSource, ...]
+    tags: tuple[str, ...]
+    digests: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """The document under a reference: its bytes and their digest. An index has the digest, not the manifest in it."""
+
+    wanted: Reference
+    data: bytes
+    digest: str
+
+
+async def named(wanted: Reference, repository: Repository) -> Named:
+    """Ask the registry what `wanted` means now."""
+    data = await repository.manifest(wanted.target)
+    return Named(wanted, data, wanted.digest or "sha256:" + hashlib.sha256(data).hexdigest())
+
+
+async def content(what: Named, machine: str, repository: Repository) -> Content:
+    """The image for `machine` (`uname -m`) under that document. Raises Invalid, NotFound."""
+    wanted = what.wanted
+    found = await _choose(what, machine, repository)
+    if found.config.media_type not in _CONFIG_TYPES:
+        raise Invalid(f"{wanted} is no container image but an artifact: {found.config.media_type[:120]!r}")
+    if not found.config.digest.startswith("sha256:"):
+        raise Invalid(f"{wanted} names its config by {found.config.digest[:80]!r}, not by a sha256 digest")
+    config = await repository.read(found.config, image_config.CONFIG_LIMIT)
+    layers = tuple(_remote(repository, layer) for layer in found.layers)
+    return Content(config, layers, tags_of(wanted), (wanted.at(what.digest),))
+
+
+def tags_of(wanted: Reference) -> tuple[str, ...]:
+    """A pull by digest neither makes nor moves a tag."""
+    return (wanted.tagged,) if wanted.tagged else ()
+
+
+async def _choose(named: Named, machine: str, repository: Repository) -> Manifest:
+    """The manifest for this machine, through as many indexes as there may be."""
+    what, data = str(named.wanted), named.data
+    for _ in range(INDEX_DEPTH):
+        found = manifest.parse(data, what)
+        if isinstance(found, Manifest):
+            return found
+        chosen = manifest.choose(found, machine, what)
+        data = await repository.manifest(chosen.digest)
+        if len(data) != chosen.size:
+            raise Invalid(
+                f"{what}: manifest {chosen.digest} has {len(data)} bytes, its index says {chosen.size}"
+            )
+    raise Invalid(f"{what} nests indexes deeper than {INDEX_DEPTH}")
+
+
+def _remote(repository: Repository, layer: Descriptor) -> LayerSource:
+    return LayerSource(
+        layer.digest, layer.size, manifest.compression(layer.media_type), lambda: repository.stream(layer)
+    )

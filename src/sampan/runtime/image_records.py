@@ -1,0 +1,132 @@
+"""Which images there are, what they are called, and who uses them: the image records and every change of
+one. Not where an image comes from (`runtime.image_fetch`), nor its layers' bytes (`runtime.pull`).
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+import msgspec
+
+from sampan.model.errors import Invalid
+from sampan.model.image import Image
+from sampan.runtime.image_index import ImageIndex
+from sampan.runtime.pull import Intake
+from sampan.runtime.state import Gone, State
+from sampan.tasks import Tasks, step
+from sampan.wire import reference
+
+
+def used_layers(state: State) -> set[str]:
+    """The chain ids that images have, removed ones in use included."""
+    return {chain_id for image in state.images.values() for chain_id in image.layers}
+
+
+class ImageRecords:
+    """The records of images. `pinned` are patterns of references."""
+
+    def __init__(self, state: State, intake: Intake, tasks: Tasks, pinned: Sequence[str]) -> None:
+        self._state = state
+        self._intake = intake
+        self._tasks = tasks
+        self._pinned = tuple(pinned)
+        self._held: Counter[str] = Counter()
+        self._writing = asyncio.Lock()  # one change of names at a time: a tag belongs to one image
+        self.index = ImageIndex()
+        self.index.rebuild(state.images.values())
+        state.watch(self._changed)
+
+    # --- names ----------------------------------------------------------------------------------------------
+
+    async def record(self, image: Image, tags: Sequence[str], digests: Sequence[str]) -> Image:
+        """Commit the image with these names beside those it has; whichever image had one of the tags loses
+        it."""
+        async with self._writing:
+            old = self._state.images.get(image.id, image)
+            merged = msgspec.structs.replace(
+                image,
+                tags=tuple(sorted({*old.tags, *tags})),
+                digests=tuple(sorted({*old.digests, *digests})),
+                created_at=old.created_at,
+                removed=False,
+            )
+            merged = msgspec.structs.replace(merged, pinned=self.pins(merged.tags))
+            if merged != self._state.images.get(image.id):
+                await step("image.record", image.id)
+                await self._state.commit(*self._losers(merged, tags), merged)
+            return merged
+
+    def _losers(self, winner: Image, tags: Sequence[str]) -> Sequence[Image]:
+        """The images that had one of `tags`, without it. They stay, by digest or by id, until they are
+        removed."""
+        others = [image for image in self._state.images.values() if image.id != winner.id]
+        losers = [image for image in others if not set(tags).isdisjoint(image.tags)]
+        kept = [tuple(tag for tag in image.tags if tag not in tags) for image in losers]
+        return [
+            msgspec.structs.replace(image, tags=left, pinned=self.pins(left))
+            for image, left in zip(losers, kept, strict=True)
+        ]
+
+    def pins(self, tags: Sequence[str]) -> bool:
+        """Whether an image with these tags is pinned: the kubelet then never removes it."""
+        return any(_matches(pattern, tag) for pattern in self._pinned for tag in tags)
+
+    # --- removing, and who uses what ------------------------------------------------------------------
+
+    async def collect(self) -> None:
+        """Let go of removed images that no container uses any more."""
+        for image in list(self._state.images.values()):
+            if image.removed:
+                await self.forget(image)
+
+    async def forget(self, image: Image) -> None:
+        """Remove the image with all its names; while containers use it, only its names."""
+        async with self._writing:
+            current = self._state.images.get(image.id)
+            if current is None or (current.removed and self._in_use(current)):
+                return
+            await step("image.remove", image.id)
+            if self._in_use(current):
+                hidden = msgspec.structs.replace(current, tags=(), digests=(), pinned=False, removed=True)
+                await self._state.commit(hidden)
+                return
+            await self._state.commit(Gone("image", image.id))
+        await self._intake.release(current.layers)
+
+    def _in_use(self, image: Image) -> bool:
+        containers = self._state.containers.values()
+        used = (id for one in containers for id in (one.image_id, *one.volume_images))
+        return bool(self._held[image.id]) or image.id in used
+
+    def hold(self, id: str) -> None:
+        """A container is being made of this image: until `release` it counts as used."""
+        self._held[id] += 1
+
+    def release(self, id: str) -> None:
+        """Undo one `hold`."""
+        self._held[id] -= 1
+        if not self._held[id]:
+            del self._held[id]
+            if self._any_removed():
+                self._tasks.start("collect images", self.collect())
+
+    def _changed(self, change: object) -> None:
+        """Called after every commit."""
+        if isinstance(change, Image) or (isinstance(change, Gone) and change.kind == "image"):
+            self.index.rebuild(self._state.images.values())
+        if isinstance(change, Gone) and change.kind == "container" and self._any_removed():
+            self._tasks.start("collect images", self.collect())
+
+    def _any_removed(self) -> bool:
+        return any(image.removed for image in self._state.images.values())
+
+
+def _matches(pattern: str, tag: str) -> bool:
+    """A pinned pattern is a reference, in short or in full, in which * stands for anything."""
+    if "*" in pattern:
+        return fnmatchcase(tag, pattern)
+    try:
+        return reference.parse(pattern).tagged == tag
+    except Invalid:
+        return False
