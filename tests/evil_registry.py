@@ -52,12 +52,14 @@ def blob(body: bytes, *, ranges: bool = True, cut: int | None = None) -> Behavio
     time."""
 
     async def behave(request: Request, writer: asyncio.StreamWriter) -> bool:
-        start = int(request.headers.get("range", "bytes=0-")[6:-1]) if ranges else 0
-        part = body[start:]
+        asked = request.headers.get("range", "") if ranges else ""
+        first, _, last = asked.removeprefix("bytes=").partition("-")
+        start = int(first or 0)
+        part = body[start : int(last) + 1 if last else len(body)]
         fields = {"Content-Length": str(len(part))}
-        if start:
-            fields["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
-        writer.write(head(206 if start else 200, fields) + part[:cut])
+        if asked:
+            fields["Content-Range"] = f"bytes {start}-{start + len(part) - 1}/{len(body)}"
+        writer.write(head(206 if asked else 200, fields) + part[:cut])
         return cut is None
 
     return behave

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 
 import zstandard
 
-from sampan.model.errors import Invalid
+from sampan.model.errors import Exhausted, Invalid
 from sampan.runtime.image_ports import Staged, Usage
 
 
@@ -19,8 +19,11 @@ class FakeLayers:
     def __init__(self) -> None:
         self.published: dict[str, Staged] = {}
         self.lowers: dict[str, tuple[str, ...]] = {}
+        self.durable: set[str] = set()
         self.staged: set[str] = set()
         self.unpacked = 0
+        self.lost: set[str] = set()  # published and damaged, which nobody has noticed yet
+        self.room = 1 << 60
         self.failing: Callable[[str], None] = lambda step: None
 
     def has(self, chain_id: str) -> bool:
@@ -49,6 +52,11 @@ class FakeLayers:
         self.published[chain_id] = staged
         self.lowers[chain_id] = tuple(lowers)
 
+    async def commit(self, chain: Sequence[str]) -> None:
+        self.failing("commit")
+        assert all(chain_id in self.published for chain_id in chain), "committed before it is published"
+        self.durable |= set(chain)
+
     async def discard(self, staged: Staged) -> None:
         self.staged.discard(staged.key)
 
@@ -61,6 +69,16 @@ class FakeLayers:
         for chain_id in set(self.published) - set(keep):
             del self.published[chain_id]
         self.staged.clear()
+
+    async def damaged(self, chain: Sequence[str]) -> Sequence[str]:
+        for chain_id in set(chain) & self.lost:
+            self.lost.discard(chain_id)
+            self.published.pop(chain_id, None)
+        return [chain_id for chain_id in chain if chain_id not in self.published]
+
+    async def require_room(self, size: int, what: str) -> None:
+        if size > self.room:
+            raise Exhausted(f"{what} needs {size} bytes; {self.room} are free")
 
     def size(self, chain_id: str) -> int:
         return self.published[chain_id].size

@@ -54,6 +54,9 @@ class FakeRegistry:
         self.credentials.append(credentials)
         yield FakeRepository(self, reference)
 
+    async def tidy(self, age: float) -> None:
+        self.asked.append(f"tidy {age:g}")
+
 
 class FakeRepository:
     def __init__(self, registry: FakeRegistry, reference: Reference) -> None:
@@ -96,6 +99,9 @@ class FakeRepository:
                 yield data[offset : offset + PIECE]
         finally:
             registry.streaming -= 1
+
+    async def settle(self, blob: Descriptor) -> None:
+        self._ask("settle", blob.digest)
 
     def _blob(self, digest: str) -> bytes:
         try:

@@ -5,17 +5,24 @@ An independent second opinion on the unpacker, which never sees the layers in on
 image-spec layer.md; where that is silent, what the comments say.
 """
 
-import copy
 import os
-import random
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 
 from tests.images import Entry
 
-NAMES = ("a", "b", "c")
+XATTR = "SCHILY.xattr."
+KINDS = {
+    stat.S_IFREG: "file",
+    stat.S_IFDIR: "dir",
+    stat.S_IFLNK: "symlink",
+    stat.S_IFCHR: "char",
+    stat.S_IFBLK: "block",
+    stat.S_IFIFO: "fifo",
+}
 
 
 class RefusedError(Exception):
@@ -24,22 +31,29 @@ class RefusedError(Exception):
 
 @dataclass(eq=False)
 class Node:
-    """A file, directory, symlink or FIFO."""
+    """A file, directory, symlink, device or FIFO. `mtime` is in ns; a symlink's `data` is its target."""
 
     kind: str
     mode: int = 0o755
-    uid: int = 0
+    owner: tuple[int, int] = (0, 0)
     mtime: int = 0
     data: bytes = b""
+    device: tuple[int, int] = (0, 0)
+    xattrs: dict[str, bytes] = field(default_factory=dict)
     children: "dict[str, Child]" = field(default_factory=dict)
 
 
 @dataclass
 class Child:
-    """A name in a directory, and the layer that put it there."""
+    """A name in a directory, the layer that put it there, and which of the files on disk it names.
+
+    `file` is (layer, number): linking to a file of a lower layer makes a copy in the upper one, and the other
+    names of the lower file stay with it (overlayfs with index=off).
+    """
 
     node: Node
     layer: int
+    file: tuple[int, int] = (-1, -1)
 
 
 class Tree:
@@ -47,6 +61,7 @@ class Tree:
 
     def __init__(self) -> None:
         self.root = Node("dir")
+        self._files = 0
 
     def apply(self, layer: int, entries: Sequence[Entry]) -> None:
         for entry in entries:
@@ -64,13 +79,19 @@ class Tree:
                 self._make(layer, self.directory(parent, layer), leaf, entry)
 
     def _make(self, layer: int, parent: Node, leaf: str, entry: Entry) -> None:
+        if entry.kind == "char" and entry.device == (0, 0):
+            raise RefusedError("overlayfs's own whiteout")
         found = parent.children.get(leaf)
         if entry.kind == "dir" and found and found.node.kind == "dir":
             node = found.node
         else:
             node = Node(entry.kind, data=entry.link.encode() if entry.kind == "symlink" else entry.data)
         dress(node, entry)
-        parent.children[leaf] = Child(node, layer)
+        parent.children[leaf] = Child(node, layer, self._file(layer))
+
+    def _file(self, layer: int) -> tuple[int, int]:
+        self._files += 1
+        return layer, self._files
 
     def _link(self, layer: int, parent: Sequence[str], leaf: str, entry: Entry) -> None:
         target = clean(entry.link)
@@ -86,7 +107,9 @@ class Tree:
             return
         if old and old.node.kind == "dir" and holds(old.node, child.node):
             raise RefusedError("a hard link that replaces what it links to")
-        directory.children[leaf] = Child(child.node, layer)
+        if child.file[0] != layer:
+            child.file = self._file(layer)
+        directory.children[leaf] = Child(child.node, layer, child.file)
 
     def _whiteout(self, layer: int, parent: Sequence[str], leaf: str) -> None:
         directory = self.existing(parent)
@@ -143,14 +166,42 @@ class Tree:
             directory = directory.children[name].node
         return directory
 
-    def listing(self) -> dict[str, tuple[object, ...]]:
-        found: dict[str, tuple[object, ...]] = {}
-        todo = [("", self.root)]
+    def listing(self) -> "Listing":
+        found = Listing()
+        todo = [("", Child(self.root, 0))]
         while todo:
-            path, node = todo.pop()
-            found[path] = (node.kind, node.mode, node.uid, node.mtime, node.data)
-            todo += [(f"{path}/{name}", child.node) for name, child in node.children.items()]
+            path, child = todo.pop()
+            node = child.node
+            found.add(path, child.file if node.kind != "dir" else None, as_seen(node))
+            todo += [(f"{path}/{name}", inner) for name, inner in node.children.items()]
         return found
+
+
+@dataclass
+class Listing:
+    """A tree as it looks: what is at each path, and which paths name one file."""
+
+    nodes: dict[str, tuple[object, ...]] = field(default_factory=dict)
+    names: dict[object, set[str]] = field(default_factory=dict)
+
+    def add(self, path: str, file: object, node: tuple[object, ...]) -> None:
+        self.nodes[path] = node
+        if file is not None:
+            self.names.setdefault(file, set()).add(path)
+
+    def differences(self, other: "Listing") -> list[str]:
+        """What differs, a line each; `other` is how it should be."""
+        paths = sorted(self.nodes.keys() | other.nodes.keys())
+        pairs = [(path, self.nodes.get(path), other.nodes.get(path)) for path in paths]
+        lines = [f"{path or '/'}: {is_}, should be {should}" for path, is_, should in pairs if is_ != should]
+        linked, should_be = (
+            sorted(sorted(names) for names in each.names.values() if len(names) > 1) for each in (self, other)
+        )
+        return lines if linked == should_be else [*lines, f"one file: {linked}, should be {should_be}"]
+
+
+def as_seen(node: Node) -> tuple[object, ...]:
+    return node.kind, oct(node.mode), node.owner, node.mtime, node.data, node.device, node.xattrs
 
 
 def check_directory(node: Node, make: int | None) -> None:
@@ -159,8 +210,17 @@ def check_directory(node: Node, make: int | None) -> None:
 
 
 def dress(node: Node, entry: Entry) -> None:
+    """An entry says everything about what it names, also of a directory that was there."""
     node.mode = 0o777 if entry.kind == "symlink" else entry.mode or 0
-    node.uid, node.mtime = entry.uid, entry.mtime
+    node.owner, node.mtime = (entry.uid, entry.gid), entry.mtime * 1_000_000_000
+    if "mtime" in entry.pax:
+        node.mtime = int(Decimal(entry.pax["mtime"]) * 1_000_000_000)
+    if entry.kind in ("char", "block"):
+        node.device = entry.device
+    if entry.kind in ("file", "dir"):  # of the others only some kinds could be set, and nobody does
+        node.xattrs = {
+            key.removeprefix(XATTR): value.encode() for key, value in entry.pax.items() if key.startswith(XATTR)
+        }
 
 
 def holds(directory: Node, node: Node) -> bool:
@@ -198,101 +258,24 @@ def clean(path: str) -> list[str]:
     return parts
 
 
-def listing(root: Path) -> dict[str, tuple[object, ...]]:
+def listing(root: Path) -> Listing:
     """The same of a real directory."""
-    found: dict[str, tuple[object, ...]] = {}
+    found = Listing()
     todo = [("", root)]
     while todo:
         path, place = todo.pop()
         status = place.lstat()
-        kind, data = "file", b""
-        if stat.S_ISDIR(status.st_mode):
-            kind = "dir"
-            todo += [(f"{path}/{inner.name}", inner) for inner in place.iterdir()]
-        elif stat.S_ISLNK(status.st_mode):
-            kind = "symlink"
-            data = os.readlink(place).encode()  # noqa: PTH115 - pathlib tidies the target
-        elif stat.S_ISFIFO(status.st_mode):
-            kind = "fifo"
-        else:
-            data = place.read_bytes()
-        found[path] = (kind, stat.S_IMODE(status.st_mode), status.st_uid, int(status.st_mtime), data)
+        kind = KINDS[stat.S_IFMT(status.st_mode)]
+        node = Node(kind, stat.S_IMODE(status.st_mode), (status.st_uid, status.st_gid), status.st_mtime_ns)
+        if kind == "dir":
+            todo += [(f"{path}/{name}", place / name) for name in os.listdir(place)]  # noqa: PTH208 - faster
+        elif kind == "symlink":
+            node.data = os.readlink(place).encode()  # noqa: PTH115 - pathlib tidies the target
+        elif kind == "file":
+            node.data = place.read_bytes()
+        elif kind != "fifo":
+            node.device = os.major(status.st_rdev), os.minor(status.st_rdev)
+        if kind in ("file", "dir"):
+            node.xattrs = {key: os.getxattr(place, key) for key in os.listxattr(place)}
+        found.add(path, None if kind == "dir" else (status.st_dev, status.st_ino), as_seen(node))
     return found
-
-
-def random_stack(seed: int) -> list[list[Entry]]:
-    """A few layers of a few entries over a few names, so that they get in each other's way. Most can be
-    applied.
-    """
-    dice = random.Random(seed)
-    tree = Tree()
-    stack: list[list[Entry]] = []
-    for number in range(dice.randint(1, 4)):
-        layer: list[Entry] = []
-        for entry in random_layer(dice, base=not number):
-            after = copy.deepcopy(tree)
-            try:
-                after.apply(number, [entry])
-            except RefusedError:
-                if dice.random() < 0.98:
-                    continue
-            tree = after
-            layer.append(entry)
-        stack.append(layer)
-    return stack
-
-
-def random_layer(dice: random.Random, *, base: bool) -> list[Entry]:
-    entries = [random_entry(dice) for _ in range(dice.randint(3, 10))]
-    if base or dice.random() < 0.4:  # as real builders do: every directory has its entry
-        parents = {"/".join(clean(entry.path)[:depth]) for entry in entries for depth in range(1, 3)}
-        explicit = [directory(dice, path) for path in sorted(parents) if path and ".wh." not in path]
-        entries = explicit + entries
-    return entries
-
-
-def random_path(dice: random.Random) -> str:
-    path = "/".join(dice.choices(NAMES, k=dice.choice((1, 1, 2, 2, 3))))
-    return dice.choice(("", "", "", "", "./", "/", "../", "c/../")) + path
-
-
-def directory(dice: random.Random, path: str) -> Entry:
-    return Entry(
-        path,
-        "dir",
-        mode=dice.choice((0o755, 0o700, 0o1777)),
-        uid=dice.choice((0, 7)),
-        mtime=dice.randint(1, 99),
-    )
-
-
-def random_entry(dice: random.Random) -> Entry:
-    path = random_path(dice)
-    kind = dice.choice(
-        ("file", "file", "dir", "dir", "symlink", "symlink", "hardlink", "white", "white", "opaque", "fifo")
-    )
-    mtime, uid = dice.randint(1, 99), dice.choice((0, 0, 5))
-    match kind:
-        case "dir":
-            return directory(dice, path)
-        case "symlink":
-            return Entry(
-                path,
-                "symlink",
-                link=dice.choice(("", "", "/", "../", "../../")) + random_path(dice),
-                mtime=mtime,
-            )
-        case "hardlink":
-            return Entry(path, "hardlink", link=random_path(dice))
-        case "white" | "opaque":
-            head, slash, leaf = path.rpartition("/")
-            return Entry(f"{head}{slash}.wh.{leaf if kind == 'white' else '.wh..opq'}")
-        case "fifo":
-            return Entry(path, "fifo", mode=0o640, uid=uid, mtime=mtime)
-    return Entry(
-        path,
-        data=dice.randbytes(dice.choice((0, 3, 700))),
-        mode=dice.choice((0o644, 0o4755)),
-        uid=uid,
-        mtime=mtime,
-    )

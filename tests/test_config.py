@@ -22,6 +22,7 @@ PROMISED = [
     "cgroup.ignore_blockio_not_enabled",
     "cgroup.ignore_rdt_not_enabled",
     "registry.config_paths",
+    "registry.auth_files",
     "images.keep_blobs",
     "images.pull_progress_timeout",
     "images.max_parallel_downloads",

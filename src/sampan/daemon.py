@@ -30,12 +30,14 @@ from sampan.host.oci.bundles import HostBundles
 from sampan.host.oci.handlers import HostHandlers
 from sampan.host.oci.runtime import OciConmon
 from sampan.host.registry.client import RegistryClient
+from sampan.host.registry.download import Effort
 from sampan.host.sandbox import userns_probe
 from sampan.host.sandbox.sandboxes import PinnedSandboxes
 from sampan.host.sources import HostFacts
 from sampan.host.storage.archive import Archives
 from sampan.host.storage.layers import Layers
 from sampan.host.storage.rootfs import OverlayRootfs
+from sampan.host.storage.spool import Spool
 from sampan.host.storage.volumes import HostVolumes
 from sampan.model.errors import SampanError
 from sampan.runtime.containers import Containers, Parts
@@ -82,7 +84,7 @@ async def build(config: Config) -> Daemon:
     database = await Database.open(config.paths.database)
     state = await _state(database)
     tasks = Tasks()
-    layers = Layers(config.paths)
+    layers = Layers(config.paths, keep_blobs=config.images.keep_blobs)
     await layers.open()
     network = CniNetwork(
         config.cni.conf_dir,
@@ -144,7 +146,11 @@ def _use_cases(
 
 def _supply(config: Config, machine: Machine) -> Supply:
     registry = RegistryClient(
-        config.registry.config_paths, progress_timeout=config.images.pull_progress_timeout
+        config.registry.config_paths,
+        progress_timeout=config.images.pull_progress_timeout,
+        auth_files=config.registry.auth_files,
+        spool=Spool(config.paths.spool),
+        effort=Effort(asyncio.Semaphore(config.images.max_parallel_downloads)),
     )
     return Supply(
         registry=registry,

@@ -330,12 +330,6 @@ ZEROS = "sha256:" + "0" * 64
         ),
         (lambda config, _: config.update(os="windows"), "image for windows/amd64"),
         (lambda config, _: config.pop("rootfs"), "malformed"),
-        (
-            lambda _, manifest: manifest["config"].update(
-                mediaType="application/vnd.cncf.helm.config.v1+json"
-            ),
-            "artifact",
-        ),
         (lambda _, manifest: manifest["layers"].pop(), "has 1 layers"),
         (lambda _, manifest: manifest["layers"][0].update(size=5), "its descriptor says 5"),
         (lambda _, manifest: manifest["layers"].reverse(), "unpacks to other content"),

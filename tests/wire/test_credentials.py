@@ -30,6 +30,9 @@ def b64(text: str) -> str:
             Credentials("u", "p"),
         ),
         (cri.AuthConfig(auth=b64("x:y"), identity_token="t"), Credentials(identity_token="t")),
+        (cri.AuthConfig(auth=b64("x:y"), registry_token="t"), Credentials("x", "y")),
+        (cri.AuthConfig(username="<token>", password="t"), Credentials(identity_token="t")),
+        (cri.AuthConfig(auth=b64("<token>:t")), Credentials(identity_token="t")),
     ],
 )
 def test_all_forms_are_understood(auth: cri.AuthConfig, found: Credentials | None) -> None:
@@ -45,9 +48,29 @@ def test_a_malformed_auth_is_refused_without_being_shown(auth: str) -> None:
     assert auth not in str(caught.value)
 
 
-def test_a_line_break_cannot_get_into_a_header() -> None:
+@pytest.mark.parametrize(
+    "auth",
+    [
+        cri.AuthConfig(registry_token="a\r\nX-Evil: 1"),
+        cri.AuthConfig(username="a\n", password="p"),
+        cri.AuthConfig(username="a", password="p\x7f"),
+        cri.AuthConfig(identity_token="a\0"),
+        cri.AuthConfig(auth=b64("a:p\r\n")),
+    ],
+)
+def test_a_line_break_cannot_get_into_a_header(auth: cri.AuthConfig) -> None:
     with pytest.raises(Invalid, match="control characters"):
-        credentials.from_cri(cri.AuthConfig(registry_token="a\r\nX-Evil: 1"))
+        credentials.from_cri(auth)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["https://", "a b", "ftp://a.test", "a.test/x?s3cret", "a.test:port", "a.test\n", "u:s3/cret@a.test"],
+)
+def test_an_address_that_is_none_is_refused_without_being_shown(address: str) -> None:
+    with pytest.raises(Invalid, match="server_address") as caught:
+        credentials.from_cri(cri.AuthConfig(username="u", password="p", server_address=address))
+    assert "s3" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -66,12 +89,54 @@ def test_a_line_break_cannot_get_into_a_header() -> None:
         ("a.test", "a.test.evil", False),
         ("a.test", "xa.test", False),
         ("docker.io", "a.test", False),
+        ("http://a.test", "a.test", True),
+        ("a.test/v1", "a.test", True),
+        ("https://u:p@a.test/v2/", "a.test", True),
+        ("[::1]:5000", "[::1]:5000", True),
     ],
 )
 def test_whom_they_are_meant_for(address: str, domain: str, meant: bool) -> None:
     found = credentials.from_cri(cri.AuthConfig(username="u", server_address=address))
     assert found is not None
     assert found.meant_for(domain) is meant
+
+
+@pytest.mark.parametrize(
+    ("address", "path", "meant"),
+    [
+        ("a.test/team", "team/app", True),
+        ("a.test/team", "team", True),
+        ("a.test/team/", "team/app", True),
+        ("https://a.test/v2/team", "team/app", True),
+        ("a.test/team/app", "team/app", True),
+        ("a.test/team", "teams/app", False),
+        ("a.test/team", "other/team", False),
+        ("a.test/team/app", "team", False),
+        ("a.test/v2", "v2/app", True),
+        ("a.test", "team/app", True),
+    ],
+)
+def test_an_address_with_a_path_is_for_what_is_below_it(address: str, path: str, meant: bool) -> None:
+    found = credentials.from_cri(cri.AuthConfig(username="u", server_address=address))
+    assert found is not None
+    assert found.meant_for("a.test", path) is meant
+
+
+@pytest.mark.parametrize(
+    ("address", "written"),
+    [
+        ("https://index.docker.io/v1/", "docker.io"),
+        ("INDEX.docker.io", "docker.io"),
+        ("docker.io/me", "docker.io/me"),
+        ("https://A.test:5000/v2/Team/", "a.test:5000/Team"),
+        ("https://john:s3cret@a.test", "a.test"),
+        ("", ""),
+        ("/", ""),
+        ("a.test/*", ""),
+    ],
+)
+def test_how_a_registry_is_written(address: str, written: str) -> None:
+    assert credentials.registry(address) == written
 
 
 def test_nothing_secret_is_in_their_text() -> None:
@@ -83,3 +148,4 @@ def test_nothing_secret_is_in_their_text() -> None:
 def test_the_basic_header() -> None:
     assert Credentials("u", "p").basic() == "Basic dTpw"
     assert Credentials(registry_token="t").basic() == ""
+    assert Credentials(identity_token="p").identity_as_basic() == "Basic OnA="

@@ -52,6 +52,12 @@ def test_a_server_that_is_a_host_too_is_asked_once() -> None:
         ("https://m.test/v2/proxy", "override_path = true", "https://m.test/v2/proxy"),
         ("https://m.test/v2/proxy/", "override_path = true", "https://m.test/v2/proxy"),
         ("http://[::1]:5000", "", "http://[::1]:5000/v2"),
+        ("HTTPS://m.test//a/./b/../v2/", "", "https://m.test/a/v2"),
+        ("https://m.test/../..", "", "https://m.test/v2"),
+        ("https://m.test", "override_path = true", "https://m.test"),
+        ("http://registry_cache:5000", "", "http://registry_cache:5000/v2"),
+        ("https://docker.io", "", "https://registry-1.docker.io/v2"),
+        ("docker.io/mirror", "", "https://registry-1.docker.io/mirror/v2"),
     ],
 )
 def test_paths(url: str, extra: str, expected: str) -> None:
@@ -61,7 +67,10 @@ def test_paths(url: str, extra: str, expected: str) -> None:
 def test_what_a_host_may_be_asked() -> None:
     assert parse('[host."https://m.test"]')[0].capabilities >= {"pull", "resolve"}
     assert parse('[host."https://m.test"]\ncapabilities = ["pull"]')[0].capabilities == {"pull"}
-    assert parse('[host."https://m.test"]\ncapabilities = []')[0].capabilities == frozenset()
+    assert parse('[host."https://m.test"]\ncapabilities = ["Pull", "push", "referrers"]')[0].capabilities == {
+        *("pull", "push", "referrers")
+    }
+    assert parse('[host."https://m.test"]\ncapabilities = []')[0].capabilities >= {"pull", "resolve"}
 
 
 @pytest.mark.parametrize(
@@ -75,6 +84,7 @@ def test_what_a_host_may_be_asked() -> None:
             [("c.pem", ""), ("d.pem", "")],
         ),
         ('["a.crt"]', '[["c.cert", "c.key"], ["d.pem"]]', ["a.crt"], [("c.cert", "c.key"), ("d.pem", "")]),
+        ('"a.crt"', '[["c.cert", "c.key"], ["d.pem", ""]]', ["a.crt"], [("c.cert", "c.key"), ("d.pem", "")]),
     ],
 )
 def test_certificates(ca: str, client: str, files: list[str], pairs: list[tuple[str, str]]) -> None:
@@ -95,7 +105,11 @@ def test_headers_may_have_several_values() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [('"30s"', 30), ('"1m30s"', 90), ('"500ms"', 0.5), ('"1.5h"', 5400), ('"0"', 30)]
+    ("text", "seconds"),
+    [
+        *(('"30s"', 30), ('"1m30s"', 90), ('"500ms"', 0.5), ('"1.5h"', 5400), ('"0"', 30), ('""', 30)),
+        *(('".5s"', 0.5), ('"2.s"', 2), ('"+1s"', 1), ('"5000\u00b5s"', 0.005), ('"5000\u03bcs"', 0.005)),
+    ],
 )
 def test_dial_timeout(text: str, seconds: float) -> None:
     assert parse(f'[host."https://m.test"]\ndial_timeout = {text}')[0].dial_timeout == seconds
@@ -107,6 +121,71 @@ def test_the_servers_own_settings_stand_at_the_top() -> None:
     assert host.ca == ("/certs/here/x",)
 
 
+@pytest.mark.parametrize("server", ["", 'server = ""\n'])
+def test_the_top_of_the_file_is_the_registrys_own_where_no_server_is_named(server: str) -> None:
+    text = server + 'ca = "x"\nclient = "y"\ndial_timeout = "3s"\noverride_path = true\n'
+    text += 'capabilities = ["pull"]\n[header]\na = "b"\n[host."https://m.test"]'
+    host = parse(text, "a.test:5000")[1]
+    assert host == Host(
+        *("https", "a.test:5000", "/v2"),
+        ca=("/certs/here/x",),
+        client=(("/certs/here/y", ""),),
+        headers=(("a", "b"),),
+        dial_timeout=3.0,
+        origin=True,
+    )
+    assert parse('skip_verify = true\n[host."https://m.test"]')[1].skip_verify
+
+
+def test_a_server_that_may_do_more_than_its_table_says_is_asked_again() -> None:
+    first, last = parse('server = "http://a.test"\n[host."http://a.test"]\ncapabilities = ["pull"]')
+    assert first.capabilities == {"pull"}
+    assert last.capabilities == {"pull", "resolve"}
+    assert first.origin and last.origin
+
+
+@pytest.mark.parametrize(
+    ("domain", "loopback"),
+    [
+        *(("localhost", True), ("localhost:5000", True), ("LOCALHOST:5000", True), ("127.0.0.1", True)),
+        *(("127.9.9.9:5000", True), ("[::1]", True), ("[::1]:5000", True), ("[::ffff:127.0.0.1]:1", True)),
+        *(("localhost.test:5000", False), ("10.0.0.1:5000", False), ("[fe80::1]:5000", False)),
+        *(("127.0.0.1.test", False), ("a.test", False), ("docker.io", False), ("0.0.0.0:5000", False)),
+    ],
+)
+def test_only_on_loopback_is_anything_assumed(domain: str, loopback: bool) -> None:
+    host = hosts_toml.default(domain)
+    assert (host.assumed, host.skip_verify, host.scheme) == (loopback, loopback, "https")
+    assert host.origin
+
+
+def test_what_a_file_says_of_a_registry_on_loopback_is_not_assumed() -> None:
+    domain = "localhost:5000"
+    assert hosts_toml.default("localhost:80").url == "http://localhost:80/v2"
+    assert hosts_toml.default("localhost:80").assumed
+    assert hosts_toml.from_certificates(domain, "/d", ["README"]) == (hosts_toml.default(domain),)
+    for host in (
+        *parse('server = "http://localhost:5000"', domain),
+        *parse('ca = "x"', domain),
+        *parse("skip_verify = false", domain),
+        *hosts_toml.from_certificates(domain, "/d", ["a.crt"]),
+    ):
+        assert not host.assumed and not host.skip_verify
+    (plain,) = parse('[header]\na = "b"', domain)
+    assert plain.assumed and plain.skip_verify and plain.headers
+
+
+def test_a_url_that_is_refused_is_shown_without_its_secrets() -> None:
+    for url in (
+        "https://john:s3cret@a.test",
+        "https://a.test/?token=s3cret",
+        "ftp://j:s3cret@a.test/@s3?s3cret",
+    ):
+        with pytest.raises(Invalid, match="not a URL") as caught:
+            parse(f'server = "{url}"')
+        assert "s3cret" not in str(caught.value)
+
+
 def test_keys_of_other_runtimes_are_passed_over() -> None:
     assert urls('future = 1\n[host."https://m.test"]\nfuture = [1]')[0] == "https://m.test/v2"
 
@@ -116,7 +195,10 @@ def test_keys_of_other_runtimes_are_passed_over() -> None:
     [
         "server",
         "server = 1",
-        'server = ""',
+        "server = false",
+        '[host."https://a.test"]\ncapabilities = ["pul"]',
+        '[host."https://a.test"]\ndial_timeout = "-1s"',
+        '[host.""]',
         'server = "ftp://a.test"',
         'server = "https://user:pw@a.test"',
         'server = "https://a.test?x=1"',

@@ -44,6 +44,11 @@ class ImagesStub:
                 request_serializer=sampan_dot_api_dot_sampan__pb2.ImportChunk.SerializeToString,
                 response_deserializer=sampan_dot_api_dot_sampan__pb2.ImportResult.FromString,
                 _registered_method=True)
+        self.Prune = channel.unary_unary(
+                '/sampan.v1.Images/Prune',
+                request_serializer=sampan_dot_api_dot_sampan__pb2.PruneRequest.SerializeToString,
+                response_deserializer=sampan_dot_api_dot_sampan__pb2.PruneResponse.FromString,
+                _registered_method=True)
 
 
 class ImagesServicer:
@@ -67,6 +72,14 @@ class ImagesServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Prune(self, request, context):
+        """Remove the images that no container uses and that the configuration does not pin: those that have no tag, or all.
+        Whether an image is in use is judged anew for each, at the moment it goes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ImagesServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -79,6 +92,11 @@ def add_ImagesServicer_to_server(servicer, server):
                     servicer.Import,
                     request_deserializer=sampan_dot_api_dot_sampan__pb2.ImportChunk.FromString,
                     response_serializer=sampan_dot_api_dot_sampan__pb2.ImportResult.SerializeToString,
+            ),
+            'Prune': grpc.unary_unary_rpc_method_handler(
+                    servicer.Prune,
+                    request_deserializer=sampan_dot_api_dot_sampan__pb2.PruneRequest.FromString,
+                    response_serializer=sampan_dot_api_dot_sampan__pb2.PruneResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -135,6 +153,33 @@ class Images:
             '/sampan.v1.Images/Import',
             sampan_dot_api_dot_sampan__pb2.ImportChunk.SerializeToString,
             sampan_dot_api_dot_sampan__pb2.ImportResult.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Prune(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sampan.v1.Images/Prune',
+            sampan_dot_api_dot_sampan__pb2.PruneRequest.SerializeToString,
+            sampan_dot_api_dot_sampan__pb2.PruneResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,10 @@ class ImagesStub:
     zstd. The client sends the file in pieces and closes its side; one answer comes for each image taken in. The tags
     in the archive become tags here, and move away from images that had them.
     """
+    Prune: _grpc.UnaryUnaryMultiCallable[_sampan_pb2.PruneRequest, _sampan_pb2.PruneResponse]
+    """Remove the images that no container uses and that the configuration does not pin: those that have no tag, or all.
+    Whether an image is in use is judged anew for each, at the moment it goes.
+    """
 
 @_typing.type_check_only
 class ImagesAsyncStub(ImagesStub):
@@ -56,6 +60,10 @@ class ImagesAsyncStub(ImagesStub):
     """Take in an image archive: an OCI layout in a tar, or what `docker save` writes, plain or compressed by gzip or
     zstd. The client sends the file in pieces and closes its side; one answer comes for each image taken in. The tags
     in the archive become tags here, and move away from images that had them.
+    """
+    Prune: _aio.UnaryUnaryMultiCallable[_sampan_pb2.PruneRequest, _sampan_pb2.PruneResponse]  # type: ignore[assignment]
+    """Remove the images that no container uses and that the configuration does not pin: those that have no tag, or all.
+    Whether an image is in use is judged anew for each, at the moment it goes.
     """
 
 class ImagesServicer(metaclass=_abc_1.ABCMeta):
@@ -79,6 +87,16 @@ class ImagesServicer(metaclass=_abc_1.ABCMeta):
         """Take in an image archive: an OCI layout in a tar, or what `docker save` writes, plain or compressed by gzip or
         zstd. The client sends the file in pieces and closes its side; one answer comes for each image taken in. The tags
         in the archive become tags here, and move away from images that had them.
+        """
+
+    @_abc_1.abstractmethod
+    def Prune(
+        self,
+        request: _sampan_pb2.PruneRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sampan_pb2.PruneResponse, _abc.Awaitable[_sampan_pb2.PruneResponse]]:
+        """Remove the images that no container uses and that the configuration does not pin: those that have no tag, or all.
+        Whether an image is in use is judged anew for each, at the moment it goes.
         """
 
 def add_ImagesServicer_to_server(servicer: ImagesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -14,7 +14,7 @@ from sampan.cli import naming
 from sampan.cli.client import Client, NotOffered, Refused
 from sampan.cli.invocation import Failed, Invocation, for_each
 from sampan.cli.tables import printable
-from sampan.model.errors import NotFound
+from sampan.model.errors import NotFound, WrongState
 
 if TYPE_CHECKING:
     from sampan.cli.progress import PullProgress
@@ -38,8 +38,9 @@ def pull_command(invocation: Invocation, references: tuple[str, ...], creds: str
 
 @click.command("rmi")
 @click.argument("words", metavar="IMAGE...", nargs=-1, required=True)
+@click.option("-f", "--force", is_flag=True, help="Also images that the configuration pins.")
 @click.pass_obj
-def rmi_command(invocation: Invocation, words: tuple[str, ...]) -> int:
+def rmi_command(invocation: Invocation, words: tuple[str, ...], force: bool) -> int:
     """Remove images, by name or by the first digits of the id."""
     client = invocation.client
 
@@ -47,6 +48,8 @@ def rmi_command(invocation: Invocation, words: tuple[str, ...]) -> int:
         found = find_image(client, word)
         if found is None:
             raise NotFound(f"there is no image {printable(word)}; `sampan images` lists them")
+        if found.pinned and not force:
+            raise WrongState(f"image {printable(word)} is pinned by the configuration; --force removes it all the same")
         names = {*found.repo_tags, *found.repo_digests}
         spec = cri.ImageSpec(image=word if word in names else found.id)
         client.call(client.images.RemoveImage, cri.RemoveImageRequest(image=spec))

@@ -1,4 +1,4 @@
-"""`ps`, `pods` and `images`: what is there."""
+"""`ps` and `pods`: what is there."""
 
 import time
 
@@ -46,19 +46,3 @@ def pods_command(invocation: Invocation, quiet: bool) -> None:
         click.echo("".join(f"{each.id}\n" for each in found), nl=False)
     else:
         click.echo(tables.pods(found, time.time_ns()), nl=False)
-
-
-@click.command("images")
-@click.option("-q", "--quiet", is_flag=True, help="Only ids.")
-@json_option
-@click.pass_obj
-def images_command(invocation: Invocation, quiet: bool) -> None:
-    """List images."""
-    client = invocation.client
-    response = client.call(client.images.ListImages, cri.ListImagesRequest())
-    if invocation.as_json:
-        click.echo(json_text.text(response))
-    elif quiet:
-        click.echo("".join(f"{each.id}\n" for each in response.images), nl=False)
-    else:
-        click.echo(tables.images(response.images), nl=False)

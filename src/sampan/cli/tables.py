@@ -104,15 +104,17 @@ def pods(found: Sequence[cri.PodSandbox], now: int) -> str:
     return table(["POD", "NAME", "NAMESPACE", "STATE", "AGE", "ATTEMPT", "HANDLER"], rows)
 
 
-def images(found: Sequence[cri.Image]) -> str:
-    """The table of `sampan images`: a line for each tag."""
+def images(found: Sequence[cri.Image], *, digests: bool = False) -> str:
+    """The table of `sampan images`: a line for each tag. `digests`: with the digest that the tag's repository knows
+    the image by."""
     rows = []
     for each in found:
         for name in each.repo_tags or each.repo_digests[:1] or ["<none>"]:
             repository, tag = _split(name)
             pinned = "pinned" if each.pinned else ""
-            rows.append([repository, tag, short(each.id), size(each.size), pinned])
-    return table(["IMAGE", "TAG", "ID", "SIZE", ""], sorted(rows))
+            digest = [_digest(repository, each.repo_digests)] if digests else []
+            rows.append([repository, tag, short(each.id), size(each.size), *digest, pinned])
+    return table(["IMAGE", "TAG", "ID", "SIZE", *(["DIGEST"] if digests else []), ""], sorted(rows))
 
 
 def stats(found: Sequence[cri.ContainerStats], pod_names: Mapping[str, str]) -> str:
@@ -150,6 +152,12 @@ def _image(name: str) -> str:
         return short(name)
     repository, at, digest = name.partition("@")
     return f"{repository}@{short(digest)}" if at else repository
+
+
+def _digest(repository: str, known: Sequence[str]) -> str:
+    """The digest of an image in this repository; of an imported image there may be none."""
+    found = (each.partition("@") for each in known)
+    return next((digest for name, _, digest in found if name == repository), "-")
 
 
 def _split(name: str) -> tuple[str, str]:

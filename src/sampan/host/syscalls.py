@@ -7,7 +7,6 @@ Namespace, capability and prctl calls act on the calling **thread** (man 2 of ea
 import ctypes
 import errno
 import os
-import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -300,6 +299,8 @@ def posix_spawn(
 
 @cache
 def _spawn_attributes() -> "ctypes.Array[ctypes.c_uint64]":
+    import signal  # brings enum, which the unpacking child can do without
+
     attributes, signals, flags = _opaque(), _opaque(), 0x04 | 0x08 | 0x80  # SETSIGDEF, SETSIGMASK, SETSID
     _spawn_call("posix_spawnattr_init", "", attributes)
     _libc.sigemptyset(signals)

@@ -3,6 +3,9 @@
 import msgspec
 
 
+ARTIFACT_TYPE = "sampan/artifact-type"  # the annotation of an artifact in the answers of ListImages and ImageStatus
+
+
 class ImageConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The part of an OCI image config that shapes a container (image-spec config.md). All of it is
     untrusted."""
@@ -18,6 +21,17 @@ class ImageConfig(msgspec.Struct, frozen=True, kw_only=True):
     exposed_ports: tuple[str, ...] = ()
 
 
+class Signature(msgspec.Struct, frozen=True, kw_only=True):
+    """What somebody signed about the manifest or index `digest`, as it was fetched: whose key it is, and whether that
+    key counts, is judged at each use (`runtime.trust`). `form` is "simple" (cosign's payload) or "dsse" (an in-toto
+    statement)."""
+
+    digest: str
+    form: str
+    payload: bytes
+    signature: bytes
+
+
 class Image(msgspec.Struct, frozen=True, kw_only=True):
     """An image whose layers are all unpacked.
 
@@ -25,6 +39,9 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     highest, `size` the unpacked size in bytes, `created_at` when it was pulled in ns since the epoch. `tags`
     and `digests` are references in full, sorted. `removed` is set where it was removed while containers still
     use its layers: it is then no longer listed or found, and goes with the last of them.
+
+    `artifact` is the media type of an OCI artifact, "" for an image that containers can run. An artifact has no
+    config: its `id` is the digest of its `manifest`, whose bytes only an artifact's record has.
     """
 
     id: str
@@ -38,3 +55,6 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     pinned: bool = False
     removed: bool = False
     raw_config: bytes = b""
+    artifact: str = ""
+    manifest: bytes = b""
+    signatures: tuple[Signature, ...] = ()

@@ -22,8 +22,13 @@ class Paths:
 
     @property
     def blobs(self) -> Path:
-        """Downloads in flight, and blobs that the config keeps."""
+        """What is on its way in: image archives, and `spool`."""
         return self.root / "blobs"
+
+    @property
+    def spool(self) -> Path:
+        """Parts of downloads that take long."""
+        return self.blobs / "parts"
 
     def writable(self, container_id: str) -> Path:
         """A container's own layer: `upper` and `work`."""

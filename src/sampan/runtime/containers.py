@@ -14,6 +14,7 @@ from sampan.model.container import Container, ContainerState
 from sampan.model.errors import AlreadyExists, NotFound, SampanError, WrongState
 from sampan.model.image import Image
 from sampan.model.pod import Pod, PodState
+from sampan.runtime import artifacts
 from sampan.runtime.container_facts import Gathering
 from sampan.runtime.exits import Exits
 from sampan.runtime.images import Images
@@ -77,6 +78,7 @@ class Containers:
         image = self._images.find(config.image.image)
         if image is None:
             raise NotFound(f"image {config.image.image!r} is not on this node; pull it first")
+        artifacts.check_runnable(image, config.image.image)
         container = self._plan(pod, config, image, images_of(config, self._images))
         same = next((other for other in self._state.containers.values() if other.key == container.key), None)
         if self._joined.running(container.key):
@@ -129,6 +131,7 @@ class Containers:
         try:
             if image.id not in self._state.images:  # its removal was under way before we held it
                 raise NotFound(f"image {image.id} was removed just now; pull it again")
+            await self._images.require(image.id, *container.volume_images)
             container = await self._make(pod, container, image)
             current = self._state.pods.get(pod.id)
             if current is None or current.state is not PodState.READY:

@@ -6,24 +6,23 @@ import hashlib
 from dataclasses import dataclass
 
 from sampan.model.errors import Invalid
+from sampan.runtime import artifacts
+from sampan.runtime.artifacts import Artifact
 from sampan.runtime.image_ports import LayerSource, Repository
 from sampan.wire import image_config, manifest
 from sampan.wire.manifest import INDEX_DEPTH, Descriptor, Manifest
 from sampan.wire.reference import Reference
 
-_CONFIG_TYPES = frozenset(
-    {"application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json", ""}
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What an image consists of, and the names it is to have."""
+    """What an image consists of, and the names it is to have. An artifact has no config, and its layer is in it."""
 
     config: bytes
     layers: tuple[LayerSource, ...]
     tags: tuple[str, ...]
     digests: tuple[str, ...]
+    artifact: Artifact | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +41,12 @@ async def named(wanted: Reference, repository: Repository) -> Named:
 
 
 async def content(what: Named, machine: str, repository: Repository) -> Content:
-    """The image for `machine` (`uname -m`) under that document. Raises Invalid, NotFound."""
+    """The image, or else the artifact, for `machine` (`uname -m`) under that document. Raises Invalid, NotFound."""
     wanted = what.wanted
-    found = await _choose(what, machine, repository)
-    if found.config.media_type not in _CONFIG_TYPES:
-        raise Invalid(f"{wanted} is no container image but an artifact: {found.config.media_type[:120]!r}")
+    found, raw = await _choose(what, machine, repository)
+    if found.artifact:
+        artifact = artifacts.found(found, raw, str(wanted), repository.stream)
+        return Content(b"", (), tags_of(wanted), (wanted.at(what.digest),), artifact)
     if not found.config.digest.startswith("sha256:"):
         raise Invalid(f"{wanted} names its config by {found.config.digest[:80]!r}, not by a sha256 digest")
     config = await repository.read(found.config, image_config.CONFIG_LIMIT)
@@ -59,13 +59,13 @@ def tags_of(wanted: Reference) -> tuple[str, ...]:
     return (wanted.tagged,) if wanted.tagged else ()
 
 
-async def _choose(named: Named, machine: str, repository: Repository) -> Manifest:
-    """The manifest for this machine, through as many indexes as there may be."""
+async def _choose(named: Named, machine: str, repository: Repository) -> tuple[Manifest, bytes]:
+    """The manifest for this machine and its bytes, through as many indexes as there may be."""
     what, data = str(named.wanted), named.data
     for _ in range(INDEX_DEPTH):
         found = manifest.parse(data, what)
         if isinstance(found, Manifest):
-            return found
+            return found, data
         chosen = manifest.choose(found, machine, what)
         data = await repository.manifest(chosen.digest)
         if len(data) != chosen.size:
@@ -77,5 +77,9 @@ async def _choose(named: Named, machine: str, repository: Repository) -> Manifes
 
 def _remote(repository: Repository, layer: Descriptor) -> LayerSource:
     return LayerSource(
-        layer.digest, layer.size, manifest.compression(layer.media_type), lambda: repository.stream(layer)
+        layer.digest,
+        layer.size,
+        manifest.compression(layer.media_type),
+        lambda: repository.stream(layer),
+        lambda: repository.settle(layer),
     )

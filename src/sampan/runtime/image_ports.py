@@ -3,7 +3,7 @@
 Each has one real implementation in `host/` and one fake in the tests. Everything that removes is idempotent.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Protocol
 
 from sampan.spec.userns import Mappings
 from sampan.wire.credentials import Credentials
-from sampan.wire.manifest import Descriptor
+from sampan.wire.manifest import Descriptor, Manifest
 from sampan.wire.reference import Reference
 
 
@@ -57,7 +57,10 @@ class Layers(Protocol):
         Exhausted (a budget), Lost (the child died)."""
 
     async def publish(self, staged: Staged, chain_id: str, lowers: Sequence[str]) -> None:
-        """Make it durable and visible over `lowers` (chain ids, lowest first, all published). Idempotent."""
+        """Make it visible over `lowers` (chain ids, lowest first, all published). Idempotent."""
+
+    async def commit(self, chain: Sequence[str]) -> None:
+        """Make these published layers durable: until then a crash forgets them. Idempotent."""
 
     async def discard(self, staged: Staged) -> None:
         """Drop what was staged."""
@@ -68,22 +71,64 @@ class Layers(Protocol):
     async def sweep(self, keep: Collection[str]) -> None:
         """Remove every published layer that is not in `keep`, and staging that nobody works on (at boot)."""
 
+    async def damaged(self, chain: Sequence[str]) -> Sequence[str]:
+        """Look whether these layers are still whole on disk, as far as that is soon seen; those that are not. From now
+        on they are not there; what containers use of them stays."""
+
+    async def require_room(self, size: int, what: str) -> None:
+        """Raise Exhausted, naming `what` needs it, if the disk has no room for `size` more bytes of layers."""
+
     def size(self, chain_id: str) -> int:
         """Bytes of a published layer, unpacked."""
 
     async def fs_usage(self) -> Usage:
-        """What the store takes of the disk; cached, never measured on request."""
+        """What the store takes of the disk, staging and what is being deleted included; cached, never measured on
+        request."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerTar:
+    """The uncompressed tar that a layer came as."""
+
+    digest: str  # its diff id
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How a stored layer compares with what was pulled: what differs; and why nothing, or not everything, could be
+    compared ("" if all was)."""
+
+    chain_id: str
+    differences: tuple[str, ...]
+    unknown: str = ""
+
+
+class LayerTars(Protocol):
+    """Stored layers, read again. The caller holds what is read."""
+
+    async def describe(self, chain_id: str) -> LayerTar:
+        """Digest and size of a layer's tar. Raises Invalid if it cannot be rebuilt, NotFound."""
+
+    def tar(self, chain: Sequence[str]) -> AsyncGenerator[bytes, None]:
+        """The tar of the last of these layers (lowest first), byte for byte as it came. Raises Invalid if it cannot
+        be rebuilt, Lost, perhaps at the very end, if the disk holds something else."""
+
+    async def verify(self, chain: Sequence[str]) -> Verdict:
+        """Compare the last of these layers (lowest first) with what was pulled. Raises NotFound."""
 
 
 @dataclass(frozen=True, slots=True)
 class LayerSource:
     """Where one layer's bytes come from. `digest` is "" and `size` -1 where the source does not promise them;
-    `compression` is what it says: gzip, zstd or none."""
+    `compression` is what it says: gzip, zstd or none. `settle`: the bytes are in place, or of no use; what was kept of
+    them for another try may go."""
 
     digest: str
     size: int
     compression: str
     open: Callable[[], AsyncGenerator[bytes, None]]
+    settle: Callable[[], Awaitable[None]] | None = None
 
 
 class Repository(Protocol):
@@ -98,9 +143,16 @@ class Repository(Protocol):
     async def read(self, blob: Descriptor, limit: int) -> bytes:
         """A small blob, digest and size checked."""
 
+    async def referrers(self, digest: str, kind: str) -> bytes:
+        """An index of what refers to a manifest. It may list others than those of artifact type `kind`, and may leave
+        out some where there are very many."""
+
     def stream(self, blob: Descriptor) -> AsyncGenerator[bytes, None]:
-        """A blob's bytes, resumed where a connection breaks: exactly as many as its descriptor says, its digest
-        unchecked."""
+        """A blob's bytes, resumed where a connection breaks, and where an earlier try ended that took long: exactly as
+        many as its descriptor says, its digest unchecked."""
+
+    async def settle(self, blob: Descriptor) -> None:
+        """The blob is in place, or of no use: what was kept of it for another try may go. Idempotent."""
 
 
 class Registry(Protocol):
@@ -111,15 +163,29 @@ class Registry(Protocol):
     ) -> AbstractAsyncContextManager[Repository]:
         """The repository a reference names, through the hosts that are configured for it now."""
 
+    async def tidy(self, age: float) -> None:
+        """Forget what long downloads left for another try, where none has come for `age` seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArchivedArtifact:
+    """An artifact in an archive: its manifest, the bytes of that, and how to open one of its blobs."""
+
+    manifest: Manifest
+    raw: bytes
+    open: Callable[[Descriptor], AsyncGenerator[bytes, None]]
+
 
 @dataclass(frozen=True, slots=True)
 class ArchivedImage:
-    """One image in an archive: its references in full, its config as stored, its layers, the lowest first."""
+    """One image in an archive: its references in full, its config as stored, its layers, the lowest first. An artifact
+    has neither of these two."""
 
     tags: tuple[str, ...]
     digests: tuple[str, ...]
     config: bytes
     layers: tuple[LayerSource, ...]
+    artifact: ArchivedArtifact | None = None
 
 
 class Archives(Protocol):

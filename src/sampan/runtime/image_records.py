@@ -3,8 +3,9 @@ one. Not where an image comes from (`runtime.image_fetch`), nor its layers' byte
 """
 
 import asyncio
+import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 
 import msgspec
@@ -16,6 +17,8 @@ from sampan.runtime.pull import Intake
 from sampan.runtime.state import Gone, State
 from sampan.tasks import Tasks, step
 from sampan.wire import reference
+
+log = logging.getLogger("sampan.images")
 
 
 def used_layers(state: State) -> set[str]:
@@ -93,6 +96,39 @@ class ImageRecords:
                 return
             await self._state.commit(Gone("image", image.id))
         await self._intake.release(current.layers)
+
+    async def forget_lost(self, has: Callable[[str], bool]) -> None:
+        """Forget the images that lack a layer, as `has` says: a pull brings in what is missing."""
+        for image in list(self._state.images.values()):
+            lost = [chain_id for chain_id in image.layers if not has(chain_id)]
+            if lost and not image.removed:
+                names = ", ".join((*image.tags, *image.digests))
+                log.warning("image %s (%s) has lost layer %s: pull it again", image.id, names, lost[0])
+                await self.forget(image)
+
+    async def pin_anew(self) -> None:
+        """At boot: which images are pinned is the configuration's to say."""
+        for image in list(self._state.images.values()):
+            pinned = self.pins(image.tags) and not image.removed
+            if pinned != image.pinned:
+                await self._state.commit(msgspec.structs.replace(image, pinned=pinned))
+
+    async def forget_unneeded(self, id: str) -> bool:
+        """Remove the image unless somebody needs it by now. Whether it went."""
+        async with self._writing:
+            current = self._state.images.get(id)
+            if current is None or not self.unneeded(current):
+                return False
+            await step("image.remove", id)
+            if not self.unneeded(current):  # a container was begun meanwhile
+                return False
+            await self._state.commit(Gone("image", id))
+        await self._intake.release(current.layers)
+        return True
+
+    def unneeded(self, image: Image) -> bool:
+        """Whether it is neither pinned nor used by a container. (One that was removed already goes with its last.)"""
+        return not (image.pinned or image.removed or self._in_use(image))
 
     def _in_use(self, image: Image) -> bool:
         containers = self._state.containers.values()

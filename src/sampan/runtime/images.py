@@ -4,6 +4,7 @@ A pull belongs to nobody's request: everybody who asks for the same reference wi
 for one pull, and a client that gives up leaves it running for the retry that will come.
 """
 
+import asyncio
 import hashlib
 import logging
 from collections.abc import AsyncIterator, Hashable, Iterator, Sequence
@@ -13,15 +14,16 @@ from pathlib import Path
 
 import msgspec
 
-from sampan.model.errors import Invalid
+from sampan.model.errors import Invalid, Lost
 from sampan.model.image import Image
-from sampan.runtime import image_fetch
+from sampan.runtime import artifacts, image_fetch
 from sampan.runtime.image_fetch import Content
 from sampan.runtime.image_ports import ArchivedImage, Archives, Layers, Registry, Repository, Usage
 from sampan.runtime.image_records import ImageRecords, used_layers
-from sampan.runtime.pull import Intake, Progress, Report, Wanted
+from sampan.runtime.prune import Prune
+from sampan.runtime.pull import RETRY_SECONDS, Intake, Progress, Report, Wanted
 from sampan.runtime.state import State, now
-from sampan.tasks import Joined, Tasks
+from sampan.tasks import Joined, Tasks, finish
 from sampan.wire import image_config, manifest, reference
 from sampan.wire.credentials import Credentials
 from sampan.wire.reference import Reference
@@ -48,10 +50,12 @@ class Images:
         self._state = state
         self._layers = layers
         self._supply = supply
+        self._tasks = tasks
         self._intake = Intake(layers, supply.parallel, lambda: used_layers(state), tasks)
         self._records = ImageRecords(state, self._intake, tasks, supply.pinned)
         self._joined = Joined()
         self._listeners: dict[Hashable, list[Report]] = {}
+        self.prune = Prune(state, layers, self._records)
         self.hold = self._records.hold
         self.release = self._records.release
         self.collect = self._records.collect
@@ -59,16 +63,16 @@ class Images:
     async def start(self) -> None:
         """At boot: forget images whose layers are damaged or gone, apply the configuration, free what nobody
         uses."""
-        for image in list(self._state.images.values()):
-            broken = [chain_id for chain_id in image.layers if not self._layers.has(chain_id)]
-            if broken:
-                log.warning("image %s has lost layer %s; it must be pulled again", image.id, broken[0])
-                await self._records.forget(image)
-            elif self._records.pins(image.tags) != image.pinned:
-                pinned = self._records.pins(image.tags)
-                await self._state.commit(msgspec.structs.replace(image, pinned=pinned))
+        await self._records.forget_lost(self._layers.has)
+        await self._records.pin_anew()
         await self.collect()
         await self._layers.sweep(used_layers(self._state))
+        self._tasks.start("tidy downloads", self._tidy())
+
+    async def _tidy(self) -> None:
+        """What downloads before this start left waits so long for another try."""
+        await asyncio.sleep(RETRY_SECONDS)
+        await self._supply.registry.tidy(RETRY_SECONDS)
 
     # --- reading ------------------------------------------------------------------------------------------
 
@@ -101,6 +105,16 @@ class Images:
         if image is not None:
             await self._records.forget(image)
 
+    async def require(self, *ids: str) -> None:
+        """See to it that containers can be made of these images: Lost if one has lost a layer. Such an image is forgotten,
+        and the pull that follows mends it."""
+        for id in ids:
+            image = self._state.images.get(id)
+            if image is not None and await self._layers.damaged(image.layers):
+                await finish(self._records.forget_lost(self._layers.has))
+                name = next(iter((*image.tags, *image.digests)), id)
+                raise Lost(f"image {name} is damaged: a layer of it is missing on disk; pull it again")
+
     # --- pulling ------------------------------------------------------------------------------------------
 
     async def pull(
@@ -114,6 +128,13 @@ class Images:
             return await self._joined.run(key, self._pull(wanted, credentials, key))
 
     async def _pull(self, wanted: Reference, credentials: Credentials | None, key: Hashable) -> Image:
+        try:
+            return await self._fetch(wanted, credentials, key)
+        except Exception:
+            await finish(self._records.forget_lost(self._layers.has))  # what it found damaged, and could not mend
+            raise
+
+    async def _fetch(self, wanted: Reference, credentials: Credentials | None, key: Hashable) -> Image:
         async with self._supply.registry.open(wanted, credentials) as repository:
             unchanged = await self._unchanged(wanted, repository)
             if unchanged is not None:
@@ -141,8 +162,10 @@ class Images:
         if image is None:
             return None
         async with self._intake.hold(image.layers):
+            await self._layers.damaged(image.layers)
             if not await self._intake.present(image.layers):
                 return None
+            await self._intake.commit(image.layers)
             return await self._records.record(image, image_fetch.tags_of(wanted), (wanted.at(digest),))
 
     # --- importing ----------------------------------------------------------------------------------------
@@ -155,32 +178,44 @@ class Images:
 
     async def _import(self, image: ArchivedImage) -> Image:
         what = image.tags[0] if image.tags else "the archive's image"
-        content = Content(image.config, image.layers, image.tags, image.digests)
+        there = image.artifact
+        artifact = artifacts.found(there.manifest, there.raw, what, there.open) if there else None
+        content = Content(image.config, image.layers, image.tags, image.digests, artifact)
         return await self._install(what, content, lambda _: None)
 
     # --- common to both -----------------------------------------------------------------------------------
 
     async def _install(self, what: str, content: Content, report: Report) -> Image:
         """Bring in the layers that are missing, then record the image: nobody sees half of one."""
+        image, wanted = self._planned(what, content)
+        async with self._intake.hold(image.layers):
+            await self._layers.damaged(image.layers)
+            missing = [one.source.size for one in wanted if not self._layers.has(one.chain_id)]
+            await self._layers.require_room(sum(size for size in missing if size > 0), what)
+            await self._intake.take(wanted, report)
+            size = sum(self._layers.size(chain_id) for chain_id in image.layers)
+            whole = msgspec.structs.replace(image, size=size)
+            return await self._records.record(whole, content.tags, content.digests)
+
+    def _planned(self, what: str, content: Content) -> tuple[Image, Sequence[Wanted]]:
+        """What the image will be, but for its size, and the layers it needs. Raises Invalid."""
+        if content.artifact is not None:
+            return content.artifact.image, (content.artifact.layer,)
         parsed = image_config.parse(content.config, f"the config of {what}")
         if len(parsed.diff_ids) != len(content.layers):
             raise Invalid(f"{what} has {len(content.layers)} layers; its config names {len(parsed.diff_ids)}")
         if not manifest.runs_here(parsed.platform, self._supply.machine):
             raise Invalid(f"{what} is an image for {parsed.platform}; this machine is {self._supply.machine}")
         chain = image_config.chain_ids(parsed.diff_ids)
-        wanted = [Wanted(*each) for each in zip(chain, parsed.diff_ids, content.layers, strict=True)]
-        async with self._intake.hold(chain):
-            await self._intake.take(wanted, report)
-            image = Image(
-                id="sha256:" + hashlib.sha256(content.config).hexdigest(),
-                config=parsed.config,
-                layers=chain,
-                size=sum(self._layers.size(chain_id) for chain_id in chain),
-                architecture=parsed.platform.architecture,
-                created_at=now(),
-                raw_config=content.config,
-            )
-            return await self._records.record(image, content.tags, content.digests)
+        image = Image(
+            id="sha256:" + hashlib.sha256(content.config).hexdigest(),
+            config=parsed.config,
+            layers=chain,
+            architecture=parsed.platform.architecture,
+            created_at=now(),
+            raw_config=content.config,
+        )
+        return image, [Wanted(*each) for each in zip(chain, parsed.diff_ids, content.layers, strict=True)]
 
     # --- progress ---------------------------------------------------------------------------------------
 

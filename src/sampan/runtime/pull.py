@@ -6,12 +6,20 @@ Where the bytes come from, a registry or an archive, is the caller's business; s
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Coroutine, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Sequence,
+)
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sampan.model.errors import Invalid, RegistryUnavailable
+from sampan.model.errors import Exhausted, Invalid, RegistryUnavailable
 from sampan.runtime.image_ports import Layers, LayerSource, Staged
 from sampan.tasks import KeyedLock, Tasks, finish, step
 
@@ -35,7 +43,8 @@ Report = Callable[[Progress], None]
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One layer of an image: its name in the store, what it must turn out to be, and where it comes from."""
+    """One layer of an image: its name in the store, what it must turn out to be ("": whatever its source gives), and
+    where it comes from."""
 
     chain_id: str
     diff_id: str
@@ -44,7 +53,7 @@ class Wanted:
     @property
     def name(self) -> str:
         """What people know the layer by."""
-        return self.source.digest or self.diff_id
+        return self.source.digest or self.diff_id or self.chain_id
 
 
 class Intake:
@@ -98,6 +107,8 @@ class Intake:
     async def release(self, chain: Sequence[str]) -> None:
         """Remove those of these layers that no image and no pull needs, from the highest down."""
         for chain_id in reversed(chain):
+            if self._held[chain_id]:
+                continue  # another pull has it, maybe locked for a long download, and lets go of it in its turn
             async with self._locks(chain_id):
                 if self._layers.has(chain_id) and not self._held[chain_id] and chain_id not in self._used():
                     await step("image.layer.remove", chain_id)
@@ -106,10 +117,16 @@ class Intake:
                 del self._held[chain_id]
 
     async def take(self, wanted: Sequence[Wanted], report: Report) -> None:
-        """Bring all of them in, the lowest first in the list. The caller holds them. The first failure ends
-        it."""
+        """Bring all of them in, the lowest first in the list, and make them durable. The caller holds them. The first
+        failure ends it."""
         published = [asyncio.Event() for _ in wanted]
         await _all([self._one(wanted, place, published, report) for place in range(len(wanted))])
+        await self.commit([layer.chain_id for layer in wanted])
+
+    async def commit(self, chain: Sequence[str]) -> None:
+        """Make these layers durable, once for all of them. The caller holds them."""
+        await step("image.layers.commit")
+        await self._layers.commit(chain)
 
     async def _one(
         self, wanted: Sequence[Wanted], place: int, published: Sequence[asyncio.Event], report: Report
@@ -122,19 +139,37 @@ class Intake:
         layer = wanted[place]
         async with self._locks(layer.chain_id):
             if not self._layers.has(layer.chain_id):
-                staged = await self._stage(layer, place == 0, report)
-                try:
-                    if place:
-                        await published[place - 1].wait()
-                    await step("image.layer.publish", layer.chain_id)
-                    lowers = [each.chain_id for each in wanted[:place]]
-                    await self._layers.publish(staged, layer.chain_id, lowers)
-                except BaseException:
-                    await finish(self._layers.discard(staged))
-                    raise
+                async with self._settled(layer.source):
+                    staged = await self._stage(layer, place == 0, report)
+                    try:
+                        if place:
+                            await published[place - 1].wait()
+                        await step("image.layer.publish", layer.chain_id)
+                        lowers = [each.chain_id for each in wanted[:place]]
+                        await self._layers.publish(staged, layer.chain_id, lowers)
+                    except BaseException:
+                        await finish(self._layers.discard(staged))
+                        raise
         published[place].set()
         size = layer.source.size
         report(Progress(layer.name, max(size, 0), size, ready=True))
+
+    @asynccontextmanager
+    async def _settled(self, source: LayerSource) -> AsyncIterator[None]:
+        """Let go of what was kept of a download when it is in place or proved wrong; after another failure, a while
+        later. One that is cancelled, as by the end of the daemon, leaves it for the try after it."""
+        if source.settle is None:
+            yield
+            return
+        try:
+            yield
+        except (Invalid, Exhausted):
+            await finish(_run(source.settle))
+            raise
+        except Exception:
+            self._tasks.start("let go of a download", _later(source.settle))
+            raise
+        await finish(_run(source.settle))
 
     async def _stage(self, layer: Wanted, base: bool, report: Report) -> Staged:
         """Fetch and unpack one layer, and hold it against what was promised."""
@@ -151,13 +186,22 @@ class Intake:
         return staged
 
 
+async def _run(work: Callable[[], Awaitable[None]]) -> None:
+    await work()
+
+
+async def _later(work: Callable[[], Awaitable[None]]) -> None:
+    await asyncio.sleep(RETRY_SECONDS)
+    await work()
+
+
 def _verify(staged: Staged, layer: Wanted) -> None:
     source = layer.source
     if source.size >= 0 and staged.blob_size != source.size:
         raise Invalid(f"layer {layer.name} has {staged.blob_size} bytes; its descriptor says {source.size}")
     if source.digest and staged.blob_digest != source.digest:
         raise Invalid(f"layer {layer.name} arrived as other content: its digest is {staged.blob_digest}")
-    if staged.diff_id != layer.diff_id:
+    if layer.diff_id and staged.diff_id != layer.diff_id:
         raise Invalid(
             f"layer {layer.name} unpacks to other content than the image's config says: "
             f"{staged.diff_id}, not {layer.diff_id}"

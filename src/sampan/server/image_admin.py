@@ -1,4 +1,4 @@
-"""Sampan's own image service (api/sampan.proto): pulls that show their progress, and imports."""
+"""Sampan's own image service (api/sampan.proto): pulls that show their progress, imports, pruning."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,6 +7,7 @@ from sampan.api import sampan_pb2 as api
 from sampan.api import sampan_pb2_grpc as rpc
 from sampan.model.image import Image
 from sampan.runtime.images import Images
+from sampan.runtime.prune import Pruned
 from sampan.runtime.pull import Progress
 from sampan.wire import credentials
 
@@ -39,6 +40,10 @@ class ImageAdmin(rpc.ImagesServicer):
     ) -> AsyncIterator[api.ImportResult]:
         for image in await self._images.import_archive(_data(chunks)):
             yield api.ImportResult(image_id=image.id, tags=image.tags)
+
+    async def Prune(self, request: api.PruneRequest, _: object) -> api.PruneResponse:
+        pruned = await self._images.prune.run(everything=request.all, dry=request.dry_run)
+        return api.PruneResponse(images=map(_pruned, pruned))
 
 
 class _Watch:
@@ -80,6 +85,11 @@ def _message(progress: Progress) -> api.PullProgress:
     return api.PullProgress(
         layer=progress.layer, done=progress.done, total=progress.total, ready=progress.ready
     )
+
+
+def _pruned(gone: Pruned) -> api.PrunedImage:
+    image = gone.image
+    return api.PrunedImage(image_id=image.id, names=[*image.tags, *image.digests], bytes=gone.bytes)
 
 
 async def _data(chunks: AsyncIterator[api.ImportChunk]) -> AsyncIterator[bytes]:

@@ -3,14 +3,14 @@
 import msgspec
 
 from sampan.api import cri_pb2 as cri
-from sampan.model.image import Image
+from sampan.model.image import ARTIFACT_TYPE, Image
 from sampan.runtime.image_ports import Usage
 from sampan.wire.passwd import image_identity
 
 
 def image(record: Image) -> cri.Image:
     """The image as ListImages and ImageStatus tell of it. Its labels are data for people, and stay out of
-    this."""
+    this. Of an artifact, the CRI has no word: an annotation says that it is one."""
     uid, username = image_identity(record.config.user)
     return cri.Image(
         id=record.id,
@@ -19,7 +19,10 @@ def image(record: Image) -> cri.Image:
         size=record.size,
         uid=None if uid is None else cri.Int64Value(value=uid),
         username=username,
-        spec=cri.ImageSpec(image=next(iter((*record.tags, *record.digests)), record.id)),
+        spec=cri.ImageSpec(
+            image=next(iter((*record.tags, *record.digests)), record.id),
+            annotations={ARTIFACT_TYPE: record.artifact} if record.artifact else {},
+        ),
         pinned=record.pinned,
     )
 
@@ -29,6 +32,8 @@ def image_info(record: Image) -> dict[str, str]:
     spec = msgspec.Raw(record.raw_config) if record.raw_config else msgspec.Raw(b"{}")
     chain = record.layers[-1] if record.layers else ""
     info = {"chainID": chain, "layers": record.layers, "labels": record.config.labels, "imageSpec": spec}
+    if record.artifact:
+        info |= {"artifactType": record.artifact, "manifest": msgspec.Raw(record.manifest)}
     return {"info": msgspec.json.encode(info).decode()}
 
 

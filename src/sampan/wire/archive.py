@@ -37,12 +37,13 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An image in an archive: references in full, and the bytes of its config."""
+    """An image or an artifact in an archive: references in full, and the bytes of its config."""
 
     tags: tuple[str, ...]
     digests: tuple[str, ...]
     config: bytes
     layers: tuple[Layer, ...]
+    artifact: tuple[Manifest, bytes] | None = None  # of one that is no image; then it has no config and no layers
 
 
 class _Saved(msgspec.Struct, kw_only=True, rename="pascal"):
@@ -87,31 +88,33 @@ def _layout(read: Read, data: bytes, machine: str) -> list[Found]:
 
 
 def _for(entries: Sequence[Descriptor], machine: str) -> list[Descriptor]:
-    """Those for this machine, and those that do not say what they are for."""
-    return [
-        entry for entry in entries if entry.platform is None or manifest.runs_here(entry.platform, machine)
-    ]
+    """Those for this machine, and those that do not say what they are for; attestations are for no machine."""
+    fitting = (each for each in entries if each.platform is None or manifest.runs_here(each.platform, machine))
+    return [entry for entry in fitting if manifest.ATTESTED not in (entry.annotations or {})]
 
 
 def _image(read: Read, entry: Descriptor, machine: str) -> Found:
-    chosen = _choose(read, entry, machine)
-    config = _blob(read, chosen.config, CONFIG_LIMIT)
-    layers = tuple(_layer(layer) for layer in chosen.layers)
+    chosen, raw = _choose(read, entry, machine)
     named = _named(entry.annotations or {})
     tags = (named.tagged,) if named and named.tagged else ()
-    return Found(tags, (named.at(entry.digest),) if named else (), config, layers)
+    digests = (named.at(entry.digest),) if named else ()
+    if chosen.artifact:
+        return Found(tags, digests, b"", (), (chosen, raw))
+    config = _blob(read, chosen.config, CONFIG_LIMIT)
+    return Found(tags, digests, config, tuple(_layer(layer) for layer in chosen.layers))
 
 
 def _layer(layer: Descriptor) -> Layer:
-    return Layer(_file(layer.digest), layer.digest, layer.size, manifest.compression(layer.media_type))
+    return Layer(file(layer.digest), layer.digest, layer.size, manifest.compression(layer.media_type))
 
 
-def _choose(read: Read, entry: Descriptor, machine: str) -> Manifest:
+def _choose(read: Read, entry: Descriptor, machine: str) -> tuple[Manifest, bytes]:
     for _ in range(INDEX_DEPTH):
         what = f"manifest {entry.digest} of the archive"
-        found = manifest.parse(_blob(read, entry, MANIFEST_LIMIT), what)
+        data = _blob(read, entry, MANIFEST_LIMIT)
+        found = manifest.parse(data, what)
         if isinstance(found, Manifest):
-            return found
+            return found, data
         entry = manifest.choose(found, machine, what)
     raise Invalid(f"the archive nests indexes deeper than {INDEX_DEPTH}")
 
@@ -129,14 +132,14 @@ def _named(annotations: Mapping[str, str]) -> reference.Reference | None:
 
 
 def _blob(read: Read, descriptor: Descriptor, limit: int) -> bytes:
-    data = _required(read, _file(descriptor.digest), limit)
+    data = _required(read, file(descriptor.digest), limit)
     algorithm, _, wanted = descriptor.digest.partition(":")
     if len(data) != descriptor.size or hashlib.new(algorithm, data).hexdigest() != wanted:
         raise Invalid(f"blob {descriptor.digest} of the archive is damaged: its content is another")
     return data
 
 
-def _file(digest: str) -> str:
+def file(digest: str) -> str:
     """Where a layout has a blob. The digest's form has been checked: it is safe in a path."""
     return f"blobs/{digest.replace(':', '/')}"
 

@@ -14,7 +14,7 @@ import msgspec
 
 from sampan.model.errors import Invalid
 from sampan.wire import strict_json
-from sampan.wire.hosts_toml import Host
+from sampan.wire.hosts_toml import DOCKER_HUB, Host
 from sampan.wire.reference import DEFAULT_DOMAIN, Reference
 
 TOKEN_LIMIT = 1 << 20  # bytes of a token server's answer
@@ -40,10 +40,24 @@ def blob_url(host: Host, reference: Reference, digest: str) -> str:
     return f"{host.url}/{reference.path}/blobs/{digest}{_namespace(host, reference)}"
 
 
+def referrers_url(host: Host, reference: Reference, digest: str, kind: str) -> str:
+    """Where `host` lists the artifacts of type `kind` that refer to a manifest (distribution-spec, "Listing
+    Referrers")."""
+    query = urlencode({"artifactType": kind})
+    namespace = _namespace(host, reference).replace("?", "&")
+    return f"{host.url}/{reference.path}/referrers/{digest}?{query}{namespace}"
+
+
+def referrers_tag(digest: str) -> str:
+    """The tag that has the same list at registries without that request ("Referrers Tag Schema")."""
+    algorithm, _, encoded = digest.partition(":")
+    return f"{algorithm[:32]}-{encoded[:64]}"
+
+
 def _namespace(host: Host, reference: Reference) -> str:
-    """`?ns=` tells a mirror whose images are meant (containerd docs/hosts.md)."""
-    itself = host.origin or host.host == reference.domain
-    if itself or (reference.domain == DEFAULT_DOMAIN and host.host == "registry-1.docker.io"):
+    """`?ns=` tells a mirror whose images are meant, also one that is the `server` (containerd docs/hosts.md)."""
+    hub = DOCKER_HUB if reference.domain == DEFAULT_DOMAIN else ""
+    if host.host in (reference.domain, hub):
         return ""
     return "?" + urlencode({"ns": reference.domain})
 

@@ -1,10 +1,10 @@
 """hosts.toml: which hosts serve a registry's images, as containerd documents it (docs/hosts.md).
 
-    server = "https://registry-1.docker.io"          # the registry itself, asked last; if left out: https
+    server = "https://registry-1.docker.io"          # asked last; if left out: the registry itself, by https
     [host."https://mirror.example:5000"]             # asked first, in the order of the file
-      capabilities = ["pull", "resolve"]
+      capabilities = ["pull", "resolve"]             # all, if left out or empty
       ca = "mirror.crt"                              # relative to this file; a list is fine
-      client = [["mirror.cert", "mirror.key"]]
+      client = [["mirror.cert", "mirror.key"]]       # of several, the last of each kind of key is shown
       skip_verify = false
       override_path = false                          # true: the URL's path is used as it is, without /v2
       dial_timeout = "30s"
@@ -13,11 +13,18 @@
 
 Not the directories they are in: `host.registry.hosts` reads those. Keys that are unknown are passed over: the
 files are shared with other runtimes, which may know more.
+
+Where this is stricter than containerd: a file with a mistake is an error that names it (containerd logs it and asks
+the registry itself, which the file may have been written to prevent); a URL with a user or a query is refused (there
+they are dropped); http:// is plain HTTP whatever else the table says (there TLS is tried first where it has TLS keys).
+What is laxer: `docker.io` as a host means the machine that serves its images; a host that is listed and is the server
+too is asked once; a pair with one certificate file is fine.
 """
 
+import ipaddress
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
@@ -27,15 +34,19 @@ from sampan.wire.reference import DEFAULT_DOMAIN
 
 CAPABILITIES = frozenset({"pull", "resolve"})
 DIAL_SECONDS = 30.0
-_DOCKER_HUB = "registry-1.docker.io"
+DOCKER_HUB = "registry-1.docker.io"  # serves the images of docker.io
+_KNOWN_CAPABILITIES = CAPABILITIES | {"push", "referrers"}
+_TLS_KEYS = frozenset({"ca", "client", "skip_verify"})
 _URL = re.compile(
-    r"(https?)://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?((?:/[A-Za-z0-9._~%:@!$&'()*+,;=-]*)*)"
+    r"([Hh][Tt]{2}[Pp][Ss]?)://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?"
+    r"((?:/[A-Za-z0-9._~%:@!$&'()*+,;=-]*)*)"
 )
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
-_DURATION = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:ns|us|µs|ms|s|m|h))+|0")
-_DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ns|us|µs|ms|s|m|h)")
-_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_PART = r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)"  # both signs that people write for micro
+_DURATION = re.compile(rf"\+?(?:(?:{_PART})+|0)|")
+_DURATION_PART = re.compile(_PART)
+_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +63,7 @@ class Host:
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # may hold an Authorization
     dial_timeout: float = DIAL_SECONDS
     origin: bool = False  # the registry itself, not a mirror
+    assumed: bool = False  # nobody says how loopback speaks: plain HTTP is fine there, credentials are not
 
     @property
     def url(self) -> str:
@@ -59,8 +71,17 @@ class Host:
 
 
 def default(domain: str) -> Host:
-    """The registry itself, where no file says otherwise: https, always."""
-    return Host("https", _DOCKER_HUB if domain == DEFAULT_DOMAIN else domain, origin=True)
+    """The registry itself, where no file says otherwise: https, and trusted certificates only.
+
+    On loopback is where developers put theirs, and no traffic leaves the machine: like containerd and Docker, take any
+    certificate there, and plain HTTP on a port of its own (`host.registry.hosts` finds out what it speaks). Unlike
+    them, show it no credentials: whoever gets hold of the port would have them.
+    """
+    host = DOCKER_HUB if domain == DEFAULT_DOMAIN else domain
+    if not _on_loopback(domain):
+        return Host("https", host, origin=True)
+    scheme = "http" if domain.endswith(":80") else "https"
+    return Host(scheme, host, skip_verify=scheme == "https", origin=True, assumed=True)
 
 
 def parse(text: str, domain: str, directory: str) -> tuple[Host, ...]:
@@ -75,27 +96,41 @@ def parse(text: str, domain: str, directory: str) -> tuple[Host, ...]:
     if not isinstance(mirrors, dict):
         raise Invalid(f'{where}: host must be tables, [host."https://..."]')
     hosts = [reader.host(url, table, origin=False) for url, table in mirrors.items()]
-    server = tables.get("server")
-    if server is None:
-        return (*hosts, default(domain))
-    last = reader.host(server, tables, origin=True)
-    # A server that is listed as a host too is asked once, under the table that describes it.
-    if any(host.url == last.url for host in hosts):
-        return tuple(replace(host, origin=True) if host.url == last.url else host for host in hosts)
+    last = reader.last(tables, domain)
+    # A server that is listed as a host too is asked once, under the table that describes it, unless it may do more.
+    for place, host in enumerate(hosts):
+        if host.url == last.url:
+            hosts[place] = replace(host, origin=True)
+            if last.capabilities <= host.capabilities:
+                return tuple(hosts)
     return (*hosts, last)
 
 
-def from_certificates(domain: str, directory: str, names: list[str]) -> tuple[Host, ...]:
-    """The older form of such a directory: certificates alone (*.crt to trust, *.cert with *.key to show)."""
+def from_certificates(domain: str, directory: str, names: Sequence[str]) -> tuple[Host, ...]:
+    """The older form of such a directory, Docker's: certificates alone (*.crt to trust, *.cert with *.key to show; a
+    *.cert without one holds its key itself)."""
     base = PurePosixPath(directory)
-    host = default(domain)
-    pairs = [
-        (str(base / name), str(base / (name.removesuffix(".cert") + ".key")))
-        for name in sorted(names)
-        if name.endswith(".cert") and name.removesuffix(".cert") + ".key" in names
-    ]
+    keys = {name.removesuffix(".key") for name in names if name.endswith(".key")}
+    certificates = [name for name in sorted(names) if name.endswith(".cert")]
+    pairs = tuple(
+        (str(base / name), str(base / f"{stem}.key") if stem in keys else "")
+        for name, stem in ((name, name.removesuffix(".cert")) for name in certificates)
+    )
     authorities = tuple(str(base / name) for name in sorted(names) if name.endswith(".crt"))
-    return (Host(host.scheme, host.host, ca=authorities, client=tuple(pairs), origin=True),)
+    host = default(domain)
+    if not pairs and not authorities:
+        return (host,)
+    return (Host("https", host.host, ca=authorities, client=pairs, origin=True),)
+
+
+def _on_loopback(domain: str) -> bool:
+    name = re.sub(r":[0-9]+$", "", domain) if not domain.endswith("]") else domain
+    try:
+        ip = ipaddress.ip_address(name.strip("[]"))
+    except ValueError:
+        return name.lower() == "localhost"
+    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
+    return (mapped or ip).is_loopback
 
 
 def directories(domain: str) -> tuple[str, ...]:
@@ -131,18 +166,33 @@ class _Reader:
             origin=origin,
         )
 
+    def last(self, tables: Mapping[str, Any], domain: str) -> Host:
+        """The host that is asked last: the server, or the registry itself with what the top of the file says."""
+        server = tables.get("server", "")
+        if server != "":
+            return self.host(server, tables, origin=True)
+        implied = default(domain)
+        # As containerd does it: it may do everything, whatever `capabilities` at the top says.
+        top = {key: value for key, value in tables.items() if key not in ("capabilities", "override_path")}
+        said = self.host(f"{implied.scheme}://{implied.host}", top, origin=True)
+        if implied.assumed and _TLS_KEYS.isdisjoint(tables):
+            return replace(said, skip_verify=implied.skip_verify, assumed=True)
+        return said
+
     def _url(self, url: str) -> tuple[str, str, str]:
         match = _URL.fullmatch(url if "://" in url else f"https://{url}")
         if match is None:
-            raise Invalid(f"{self.where}: {url!r} is not a URL like https://host:port")
+            raise Invalid(f"{self.where}: {_shown(url)!r} is not a URL like https://host:port")
         scheme, host, port, path = match.groups()
-        return scheme, host + (port or ""), path.rstrip("/")
+        if host == DEFAULT_DOMAIN and not port:
+            host = DOCKER_HUB
+        return scheme.lower(), host + (port or ""), _clean(path)
 
     def _capabilities(self, table: Mapping[str, Any]) -> frozenset[str]:
-        given = table.get("capabilities")
-        if given is None:
-            return CAPABILITIES
-        return frozenset(self._texts(given, "capabilities"))
+        given = frozenset(each.lower() for each in self._texts(table.get("capabilities", []), "capabilities"))
+        if unknown := given - _KNOWN_CAPABILITIES:
+            raise Invalid(f"{self.where}: {min(unknown)!r} is no capability; there is pull, resolve and push")
+        return given or CAPABILITIES
 
     def _client(self, given: object) -> tuple[tuple[str, str], ...]:
         """A file with certificate and key, a list of such, or a list of [certificate, key]."""
@@ -151,8 +201,8 @@ class _Reader:
             names = [entry] if isinstance(entry, str) else entry
             if not isinstance(names, list) or len(names) not in (1, 2):
                 raise Invalid(f"{self.where}: client must be a file or a list of [certificate, key]")
-            files = [self._path(name, "client") for name in self._texts(names, "client")]
-            pairs.append((files[0], files[1] if len(files) == 2 else ""))
+            certificate, key = [*self._texts(names, "client"), ""][:2]  # "" too where one file holds both
+            pairs.append((self._path(certificate, "client"), self._path(key, "client") if key else ""))
         return tuple(pairs)
 
     def _headers(self, given: object) -> tuple[tuple[str, str], ...]:
@@ -190,3 +240,20 @@ class _Reader:
         if not name or "\0" in name:
             raise Invalid(f"{self.where}: {key} must name a file")
         return str(self.directory / name)
+
+
+def _clean(path: str) -> str:
+    """A path without empty, "." and ".." parts."""
+    parts: list[str] = []
+    for part in path.split("/"):
+        if part == "..":
+            del parts[-1:]
+        elif part not in ("", "."):
+            parts.append(part)
+    return "".join(f"/{part}" for part in parts)
+
+
+def _shown(url: str) -> str:
+    """A URL that somebody got wrong, fit for an error: without the user and the query, which may be secrets."""
+    scheme, mark, rest = url.rpartition("://")
+    return scheme + mark + rest.partition("?")[0].rpartition("@")[2]

@@ -23,9 +23,14 @@ ACCEPT = ", ".join((OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST))
 LAYERS_LIMIT = 500
 INDEX_LIMIT = 1000  # entries of an index
 INDEX_DEPTH = 3  # indexes within indexes
+KIND_LIMIT = 255  # characters of a media type (RFC 6838, section 4.2, allows 127 on each side of the slash)
+ATTESTED = "vnd.docker.reference.type"  # BuildKit's annotation of entries that only tell about another
 
 _MANIFEST_TYPES = frozenset({OCI_MANIFEST, DOCKER_MANIFEST, ""})
 _INDEX_TYPES = frozenset({OCI_INDEX, DOCKER_LIST, ""})
+_CONFIG_TYPES = frozenset(
+    {"application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json", ""}
+)
 _LAYER_TYPES = frozenset(
     {
         *(f"application/vnd.oci.image.layer.v1.tar{suffix}" for suffix in ("", "+gzip", "+zstd")),
@@ -72,15 +77,29 @@ class Descriptor(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     urls: tuple[str, ...] | None = None
     platform: Platform | None = None
     annotations: dict[str, str] | None = None
+    artifact_type: str | None = None
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """One image for one platform."""
+    """One image for one platform, or one artifact."""
 
     config: Descriptor
     layers: tuple[Descriptor, ...]
     schema_version: int = 2
     media_type: str = ""
+    artifact_type: str | None = None
+
+    @property
+    def artifact(self) -> str:
+        """What kind of artifact it is (image-spec manifest.md, "Guidelines for Artifact Usage"); "" for an image.
+
+        One that has an image's config and an image's layers is an image, whatever else it says of itself: other
+        runtimes run it.
+        """
+        if self.config.media_type in _CONFIG_TYPES:
+            if not self.artifact_type or all(layer.media_type in _LAYER_TYPES for layer in self.layers):
+                return ""
+        return (self.artifact_type or self.config.media_type)[:KIND_LIMIT]
 
 
 class Index(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -103,10 +122,10 @@ def parse(data: bytes, what: str) -> Manifest | Index:
 
 
 def choose(index: Index, machine: str, what: str) -> Descriptor:
-    """The entry of `index` that suits this machine (`uname -m`) best. Raises NotFound naming what there
-    is."""
+    """The entry of `index` that suits this machine (`uname -m`) best: never an attestation, an artifact only where
+    there is no image. Raises NotFound naming what there is."""
     wanted = platforms(machine)
-    best: tuple[int, Descriptor] | None = None
+    best: tuple[tuple[bool, int], Descriptor] | None = None
     for entry in index.manifests:
         rank = _rank(entry, wanted)
         if rank is not None and (best is None or rank < best[0]):
@@ -152,7 +171,10 @@ def _manifest(body: Mapping[str, Any], what: str) -> Manifest:
         raise Invalid(f"{what} has {len(manifest.layers)} layers; the limit is {LAYERS_LIMIT}")
     _check(manifest.config, what)
     for layer in manifest.layers:
-        check_layer(layer, what)
+        check_blob(layer, what)
+        if not manifest.artifact and layer.media_type not in _LAYER_TYPES:
+            kind = layer.media_type[:120]
+            raise Invalid(f"{what}: layer {layer.digest} is of type {kind!r}, which is no file system layer")
     return manifest
 
 
@@ -172,26 +194,27 @@ def _check(descriptor: Descriptor, what: str) -> None:
         raise Invalid(f"{what} names a malformed digest {descriptor.digest[:80]!r}")
 
 
-def check_layer(layer: Descriptor, what: str) -> None:
-    """Refuse a layer that we cannot or must not fetch."""
+def check_blob(layer: Descriptor, what: str) -> None:
+    """Refuse a blob of an image or artifact that we cannot or must not fetch."""
     _check(layer, what)
-    kind = layer.media_type
+    kind = layer.media_type.lower()
     if layer.urls or "foreign" in kind or "nondistributable" in kind:
         raise Invalid(
-            f"{what}: layer {layer.digest} is foreign (kept outside its registry); these are not fetched"
+            f"{what}: layer {layer.digest} is foreign: it is kept outside the registry, by an address that anybody may "
+            "have written there, and is not fetched; push the image again with all its layers"
         )
     if kind.endswith("+encrypted"):
-        raise Invalid(f"{what}: layer {layer.digest} is encrypted; encrypted images are not supported")
-    if kind not in _LAYER_TYPES:
         raise Invalid(
-            f"{what}: layer {layer.digest} is of type {kind[:120]!r}, which is no file system layer"
+            f"{what}: layer {layer.digest} is encrypted, which is not supported: there are no keys on this node; pull "
+            "an image that is not, such as `skopeo copy --decryption-key KEY` makes of it"
         )
     if not layer.digest.startswith("sha256:"):
         raise Invalid(f"{what}: layer {layer.digest} is not named by a sha256 digest")
 
 
-def _rank(entry: Descriptor, wanted: Sequence[Platform]) -> int | None:
-    if entry.platform is None or entry.media_type not in (
+def _rank(entry: Descriptor, wanted: Sequence[Platform]) -> tuple[bool, int] | None:
+    """How well it suits, the least the best. What does not say for which machine it is comes last."""
+    if ATTESTED in (entry.annotations or {}) or entry.media_type not in (
         OCI_MANIFEST,
         DOCKER_MANIFEST,
         OCI_INDEX,
@@ -199,9 +222,12 @@ def _rank(entry: Descriptor, wanted: Sequence[Platform]) -> int | None:
         "",
     ):
         return None
+    artifact = bool(entry.artifact_type)
+    if entry.platform is None:
+        return artifact, len(wanted)
     for rank, platform in enumerate(wanted):
         if _suits(entry.platform, platform):
-            return rank
+            return artifact, rank
     return None
 
 

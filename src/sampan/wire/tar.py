@@ -19,16 +19,20 @@ MTIME_RANGE = (-(1 << 31), 0x37FFFFFFF)  # seconds: what ext4 can store (1901 to
 
 FILE, LINK, SYMLINK, CHAR, BLOCK_DEVICE, DIRECTORY, FIFO = b"0", b"1", b"2", b"3", b"4", b"5", b"6"
 _SPARSE, _LONG_NAME, _LONG_LINK, _PAX, _PAX_GLOBAL = b"S", b"L", b"K", b"x", b"g"
+_EXTENSIONS = frozenset((_LONG_NAME, _LONG_LINK, _PAX, _PAX_GLOBAL))
 _FILES = frozenset((FILE, b"\0", b"7", _SPARSE))  # "7" is a contiguous file: a plain one to us
 _BODILESS = frozenset((LINK, SYMLINK, CHAR, BLOCK_DEVICE, DIRECTORY, FIFO))
 
-_FIELDS = Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12s")
+# name, mode, uid, gid, size, mtime, type, link, magic, major, minor, prefix
+_FIELDS = Struct("100s8s8s8s12s12s8xc100s8s64x8s8s155s12x")
 _ZERO = bytes(BLOCK)
 _POSIX_MAGIC = b"ustar\x0000"
 _GNU_MAGIC = b"ustar  \x00"
 _SEEN_LIMIT = 4096
 _seen: dict[bytes, int] = {}
+_sums: dict[bytes, int] = {}
 _XATTR = b"SCHILY.xattr."
+_NOTHING: dict[bytes, bytes] = {}
 
 
 class Entry:
@@ -85,19 +89,30 @@ class Reader:
         size, self._left = self._left, 0
         return self.source.pieces(size)
 
+    def at_once(self) -> memoryview | None:
+        """The same in one piece, if it is at hand so; else nothing is read."""
+        found = self.source.view(self._left)
+        if found is not None:
+            self._left = 0
+        return found
+
     def _next(self) -> Entry | None:
         if self._left or self._padding:
             self.source.skip(self._left + self._padding)
             self._left = self._padding = 0
+        block = self._block()
+        if block is None:
+            return None
+        if block[156:157] in _EXTENSIONS:
+            return self._extended(block)
+        return self._member(block, None, None, _NOTHING, [block])
+
+    def _extended(self, block: bytes) -> Entry:
+        """The member behind extension headers, of which `block` is the first."""
         raw: list[bytes] = []
         name = link = None
         pax: dict[bytes, bytes] = {}
         while True:
-            block = self._block()
-            if block is None:
-                if raw:
-                    raise Invalid("the archive ends after an extension header")
-                return None
             raw.append(block)
             kind = block[156:157]
             if kind == _PAX:
@@ -110,6 +125,10 @@ class Reader:
                 pax_records(self._meta(block, raw))
             else:
                 return self._member(block, name, link, pax, raw)
+            following = self._block()
+            if following is None:
+                raise Invalid("the archive ends after an extension header")
+            block = following
 
     def _block(self) -> bytes | None:
         """The next header block, its checksum verified; None at the end of the archive."""
@@ -146,10 +165,12 @@ class Reader:
             _apply_pax(entry, pax)
         if entry.size < 0:
             raise Invalid(f"{_show(entry)} has a negative size")
-        entry.kind = _plain_kind(entry)
-        entry.stored = 0 if entry.kind in _BODILESS else entry.size
-        self._left, self._padding = entry.stored, -entry.stored % BLOCK
-        if block[156:157] == _SPARSE or b"GNU.sparse.major" in pax or b"GNU.sparse.size" in pax:
+        sparse = entry.kind == _SPARSE or b"GNU.sparse.major" in pax or b"GNU.sparse.size" in pax
+        if entry.kind != FILE:
+            entry.kind = _plain_kind(entry)
+        entry.stored = stored = 0 if entry.kind in _BODILESS else entry.size
+        self._left, self._padding = stored, -stored % BLOCK
+        if sparse:
             self._sparse(entry, block, pax, raw)
         entry.raw = raw[0] if len(raw) == 1 else b"".join(raw)
         return entry
@@ -184,13 +205,11 @@ class Reader:
 
 
 def _from_header(block: bytes) -> Entry:
-    name, mode, uid, gid, size, mtime, _, kind, link, magic, _, _, major, minor, prefix, _ = _FIELDS.unpack(
-        block
-    )
+    name, mode, uid, gid, size, mtime, kind, link, magic, major, minor, prefix = _FIELDS.unpack(block)
     entry = Entry()
     entry.kind = kind
     entry.name = _until_nul(name)
-    entry.link = _until_nul(link)
+    entry.link = _until_nul(link) if link[0] else b""
     entry.mode = _recurring(mode) & 0o7777
     entry.uid = _recurring(uid)
     entry.gid = _recurring(gid)
@@ -282,8 +301,11 @@ def pax_records(body: bytes) -> dict[bytes, bytes]:
 def number(field: bytes) -> int:
     """A numeric header field: octal text, or base-256 where the first bit says so. Empty is 0."""
     text = field.strip(b" \0")
-    if text.isdigit() and b"8" not in text and b"9" not in text:
-        return int(text, 8)
+    if text.isdigit():  # `int` alone would take signs and underscores too
+        try:
+            return int(text, 8)
+        except ValueError:
+            raise Invalid(f"a numeric field of the archive is malformed: {field!r}") from None
     if not text:
         return 0
     if field[0] & 0x80:
@@ -325,15 +347,21 @@ def _time(text: bytes) -> int:
 
 def _clamped(seconds: int, ns: int) -> int:
     low, high = MTIME_RANGE
-    return min(max(seconds, low), high) * 1_000_000_000 + (ns if low < seconds < high else 0)
+    if low < seconds < high:
+        return seconds * 1_000_000_000 + ns
+    return (low if seconds <= low else high) * 1_000_000_000
 
 
 def _verify(block: bytes) -> None:
     """Check the header's sum of bytes, its own field counted as spaces. Old tars summed signed bytes."""
     field = block[148:156]
+    stated = _sums.get(field)  # what the whole header must sum up to, with the field as it is
+    if stated is None:
+        stated = number(field) + sum(field) - 8 * 32
+        if len(_sums) < _SEEN_LIMIT:
+            _sums[field] = stated
     # adler32's low half is a plain sum modulo 65521; 256 bytes cannot reach that
-    total = (adler32(block[:256], 0) & 0xFFFF) + (adler32(block[256:], 0) & 0xFFFF) - sum(field) + 8 * 32
-    stated = number(field)
+    total = (adler32(block[:256], 0) & 0xFFFF) + (adler32(block[256:], 0) & 0xFFFF)
     if stated != total:
         high = sum(byte > 127 for byte in block) - sum(byte > 127 for byte in field)
         if stated != total - 256 * high:

@@ -51,6 +51,15 @@ class Source:
             size -= len(piece)
             yield piece
 
+    def view(self, size: int) -> memoryview | None:
+        """`size` bytes as one view, if the chunk at hand has them; None, and nothing is read, if not."""
+        end = self._at + size
+        if end > len(self._chunk):
+            return None
+        found = memoryview(self._chunk)[self._at : end]
+        self._at = end
+        return found
+
     def skip(self, size: int) -> None:
         """Pass over `size` bytes."""
         end = self._at + size

@@ -63,6 +63,7 @@ class Shop:
         self.certs = certs
         self.pauses: list[float] = []
         self.progress = 5.0
+        self.now = 0.0
 
     async def _pause(self, seconds: float) -> None:
         self.pauses.append(seconds)
@@ -72,7 +73,7 @@ class Shop:
     async def open(
         self, text: str = "evil.test/app", credentials: Credentials | None = None
     ) -> AsyncIterator[Repository]:
-        client = RegistryClient([self.certs], lambda: Patience(self.progress, self._pause))
+        client = RegistryClient([self.certs], lambda: Patience(self.progress, self._pause, lambda: self.now))
         async with client.open(reference.parse(text), credentials) as repository:
             yield repository
 
@@ -123,11 +124,42 @@ async def test_a_real_registry_is_read(
             await repository.manifest("nope")
 
 
-async def test_plain_http_is_not_tried_unless_configured(evil: EvilRegistry, tmp_path: Path) -> None:
+async def test_plain_http_is_not_tried_where_a_file_says_https(evil: EvilRegistry, tmp_path: Path) -> None:
+    (tmp_path / "evil.test").mkdir()
+    (tmp_path / "evil.test/hosts.toml").write_text(f'server = "https://{evil.address}"')
     with pytest.raises(RegistryUnavailable, match=r'server = "http://'):
-        async with Shop(tmp_path).open(f"{evil.address}/app") as repository:
+        async with Shop(tmp_path).open() as repository:
             await repository.manifest("latest")
     assert evil.requests == []
+
+
+async def test_a_registry_on_loopback_needs_no_configuration_and_gets_no_credentials(
+    evil: EvilRegistry, tmp_path: Path
+) -> None:
+    shop = Shop(tmp_path)
+    async with shop.open(f"{evil.address}/app", JOHN) as repository:
+        assert await download(repository) == DATA
+    evil.gate = basic_gate
+    with pytest.raises(Denied, match=r"only if a hosts\.toml"):
+        async with shop.open(f"{evil.address}/app", JOHN) as repository:
+            await repository.manifest("latest")
+    assert not any(request.authorization for request in evil.requests)
+    evil.hosts_toml(tmp_path, evil.address)
+    async with shop.open(f"{evil.address}/app", JOHN) as repository:
+        assert await repository.manifest("latest") == IMAGE.manifest
+
+
+async def test_a_registry_on_loopback_may_have_any_certificate(secure: EvilRegistry, tmp_path: Path) -> None:
+    async with Shop(tmp_path).open(f"{secure.address}/app") as repository:
+        assert await download(repository) == DATA
+
+
+async def test_a_registry_that_knows_no_head_is_asked_by_get(shop: Shop, evil: EvilRegistry) -> None:
+    known = answer(IMAGE.manifest, Docker_Content_Digest=IMAGE.digest)
+    evil.on(TAG, answer(status=405), known)
+    async with shop.open() as repository:
+        assert await repository.resolve("latest") == IMAGE.digest
+    assert [request.method for request in evil.requests] == ["HEAD", "GET"]
 
 
 # --- hosts --------------------------------------------------------------------------------------------------
@@ -142,6 +174,42 @@ async def test_a_mirror_is_asked_first_and_told_whose_images_are_meant(
         assert await download(repository) == DATA
     assert evil.requests == []
     assert {request.query for request in other.requests} == {"ns=evil.test"}
+
+
+async def test_a_mirror_that_is_the_server_is_told_too(shop: Shop, evil: EvilRegistry) -> None:
+    evil.hosts_toml(shop.certs, "_default")
+    async with shop.open("elsewhere.test:5000/app") as repository:
+        await repository.manifest("latest")
+    assert evil.requests[0].query == "ns=elsewhere.test%3A5000"
+
+
+async def test_a_mirror_that_may_only_resolve_is_asked_nothing(
+    shop: Shop, evil: EvilRegistry, other: EvilRegistry
+) -> None:
+    evil.hosts_toml(shop.certs, "evil.test", f'[host."{other.url}"]\ncapabilities = ["resolve"]\n')
+    async with shop.open() as repository:
+        await repository.manifest("latest")
+        await repository.manifest(IMAGE.digest)
+    assert other.requests == []
+
+
+@pytest.mark.parametrize("behaviour", [answer(status=503), hang()])
+async def test_a_mirror_is_given_less_patience_than_the_registry(
+    shop: Shop, evil: EvilRegistry, other: EvilRegistry, behaviour: Behaviour
+) -> None:
+    shop.progress = 0.4
+    other.on(TAG, behaviour)
+    evil.hosts_toml(shop.certs, "evil.test", f'[host."{other.url}"]\n')
+    async with shop.open() as repository:
+        assert await repository.manifest("latest") == IMAGE.manifest
+    assert (len(other.requests), len(evil.requests), len(shop.pauses)) == (2, 1, 1)
+
+
+def test_how_long_an_attempt_may_bring_nothing() -> None:
+    assert (Patience().attempt, Patience().attempts) == (75, 4)
+    assert (Patience(mirror=True).attempt, Patience(mirror=True).attempts) == (30, 2)
+    assert Patience(8, mirror=True).attempt == 2
+    assert Patience(0).attempt is Patience(0, mirror=True).attempt is None
 
 
 @pytest.mark.parametrize("behaviour", [answer(status=404), answer(status=500), answer(status=403), raw(b"")])
@@ -208,6 +276,26 @@ async def test_credentials_take_the_place_of_a_configured_header(shop: Shop, evi
     async with shop.open(credentials=JOHN) as repository:
         await repository.manifest("latest")
     assert [request.authorization for request in evil.requests] == ["Basic c3RhdGlj", JOHN.basic()]
+    assert "x-two" in evil.requests[1].headers
+
+
+async def test_a_token_server_at_the_host_itself_gets_its_configured_header(
+    shop: Shop, evil: EvilRegistry
+) -> None:
+    evil.hosts_toml(shop.certs, "evil.test", '[header]\nx-gate = "0pen"\n')
+    tokens = TokenServer(evil, f"{evil.url}/token")
+    async with shop.open() as repository:
+        await repository.manifest("latest")
+    assert tokens.asked[0].headers["x-gate"] == "0pen"
+
+
+async def test_a_token_server_elsewhere_does_not(shop: Shop, evil: EvilRegistry, other: EvilRegistry) -> None:
+    evil.hosts_toml(shop.certs, "evil.test", '[header]\nx-gate = "0pen"\n')
+    tokens = TokenServer(evil, f"{other.url}/token")
+    other.gate = evil.gate
+    async with shop.open() as repository:
+        await repository.manifest("latest")
+    assert tokens.asked and "x-gate" not in tokens.asked[0].headers
 
 
 async def test_a_hosts_file_is_read_anew_at_each_pull(
@@ -360,7 +448,7 @@ async def test_a_realm_that_is_none_of_the_registrys_business_is_refused(
 ) -> None:
     TokenServer(evil, realm)
     with pytest.raises((Invalid, Denied), match=why) as caught:
-        async with shop.open(credentials=JOHN) as repository:
+        async with shop.open() as repository:
             await repository.manifest("latest")
     assert "p4ss" not in str(caught.value)
 
@@ -460,7 +548,7 @@ async def test_a_failure_behind_a_signed_redirect_keeps_the_signature_secret(
 # --- patience -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 522, 599])
 async def test_what_may_pass_is_tried_again(shop: Shop, evil: EvilRegistry, status: int) -> None:
     evil.on(TAG, answer(status=status), answer(status=status), answer(IMAGE.manifest))
     async with shop.open() as repository:
@@ -482,6 +570,45 @@ async def test_a_registry_that_asks_to_wait_is_waited_for(shop: Shop, evil: Evil
     async with shop.open() as repository:
         await repository.manifest("latest")
     assert 5.6 <= shop.pauses[0] <= 8.4
+
+
+async def test_a_registry_may_say_until_when_to_wait(shop: Shop, evil: EvilRegistry) -> None:
+    evil.on(TAG, answer(status=503, Retry_After="Thu, 01 Jan 1970 00:02:00 GMT"), answer(IMAGE.manifest))
+    shop.now = 100.0
+    async with shop.open() as repository:
+        await repository.manifest("latest")
+    assert 16 <= shop.pauses[0] <= 24
+
+
+@pytest.mark.parametrize("after", ["soon", "-5", "1e3", "9" * 400, "Thu, 99 Jan 1970 00:02:00 GMT", ""])
+async def test_a_wait_that_makes_no_sense_is_as_none_said(shop: Shop, evil: EvilRegistry, after: str) -> None:
+    evil.on(TAG, answer(status=429, Retry_After=after), answer(IMAGE.manifest))
+    async with shop.open() as repository:
+        await repository.manifest("latest")
+    assert 0.4 <= shop.pauses[0] <= 0.6
+
+
+async def test_pauses_grow_and_differ(shop: Shop, evil: EvilRegistry) -> None:
+    """By chance alone two nodes do the same once in a very long while."""
+    evil.on(TAG, answer(status=500))
+    for _ in range(8):
+        with pytest.raises(RegistryUnavailable, match=r"\(attempt 4\)$"):
+            async with shop.open() as repository:
+                await repository.manifest("latest")
+    rounds = [shop.pauses[start : start + 3] for start in range(0, 24, 3)]
+    assert all(first < second < third for first, second, third in rounds)
+    assert len({first for first, _, _ in rounds}) == 8
+
+
+@pytest.mark.parametrize("status", [501, 505])
+async def test_what_a_registry_cannot_do_is_not_asked_for_again(
+    shop: Shop, evil: EvilRegistry, status: int
+) -> None:
+    evil.on(TAG, answer(status=status))
+    with pytest.raises(RegistryUnavailable, match=str(status)):
+        async with shop.open() as repository:
+            await repository.manifest("latest")
+    assert len(evil.requests) == 1
 
 
 async def test_a_registry_that_asks_for_too_much_patience_is_given_up(shop: Shop, evil: EvilRegistry) -> None:
@@ -507,10 +634,28 @@ async def test_a_registry_that_does_not_get_on_is_given_up(
 ) -> None:
     shop.progress = 0.2
     evil.on(TAG, behaviour)
-    with pytest.raises(RegistryUnavailable, match="without a byte"):
+    with pytest.raises(RegistryUnavailable) as caught:
         async with shop.open() as repository:
             await repository.manifest("latest")
     assert len(evil.requests) == 4
+    said = str(caught.value)
+    for part in (
+        "evil.test/app:latest",
+        f"{evil.url}{TAG} let 0.05 s pass without a byte (attempt 4)",
+        "images.pull_progress_timeout",
+    ):
+        assert part in said
+
+
+async def test_a_layer_that_does_not_get_on_is_named_with_what_to_set(shop: Shop, evil: EvilRegistry) -> None:
+    shop.progress = 0.2
+    evil.on(BLOB, hang(head(200, {"Content-Length": str(len(DATA))}) + DATA[:100]))
+    with pytest.raises(RegistryUnavailable) as caught:
+        async with shop.open() as repository:
+            await download(repository)
+    said = str(caught.value)
+    for part in ("evil.test/app:latest", f"{evil.url}{BLOB}", "images.pull_progress_timeout"):
+        assert part in said
 
 
 async def test_a_registry_that_is_not_there_is_said_so_at_once(shop: Shop, evil: EvilRegistry) -> None:
@@ -572,7 +717,7 @@ async def test_a_slow_reader_is_not_a_slow_registry(shop: Shop) -> None:
         (answer(DATA + b"x"), Invalid, "longer than"),
         (answer(DATA[:-1]), RegistryUnavailable, "1 bytes early"),
         (blob(DATA, cut=0), RegistryUnavailable, "broke the connection|early"),
-        (answer(b"", status=204), RegistryUnavailable, "answered 204"),
+        (answer(b"", status=204), Invalid, "answered 204"),
         (answer(DATA, status=206, Content_Range="bytes 5-9/10"), Invalid, "another range"),
         (answer(DATA, status=206), Invalid, "another range"),
         (endless(head(200, {}), b"x" * 65536), Invalid, "longer than"),
@@ -605,9 +750,12 @@ async def test_a_blob_that_is_not_what_was_promised_is_refused(
         (endless(OK, b"X-Filler: " + b"y" * 8000 + b"\r\n"), RegistryUnavailable, "HTTP|broke"),
         (endless(OK + b"X: ", b"y" * 65536), RegistryUnavailable, "HTTP|broke"),
         (raw(b""), RegistryUnavailable, "broke"),
-        (answer(status=400), RegistryUnavailable, "answered 400"),
-        (answer(status=418), RegistryUnavailable, "answered 418"),
+        (answer(status=400), Invalid, "answered 400"),
+        (answer(status=418), Invalid, "answered 418"),
+        (answer(status=304), Invalid, "answered 304"),
         (answer(status=404), NotFound, "does not exist"),
+        (answer(status=410), NotFound, "does not exist"),
+        (answer(status=451), Denied, "451"),
         (answer(b'{"errors":[{"code":"bad\\n","message":"s3cret-password"}]}', status=403), Denied, "403:"),
     ],
 )  # fmt: skip
@@ -691,8 +839,9 @@ async def secure(certificate: Path) -> AsyncIterator[EvilRegistry]:
 
 
 async def test_a_certificate_that_nobody_vouches_for_is_refused(secure: EvilRegistry, tmp_path: Path) -> None:
+    secure.hosts_toml(tmp_path, "evil.test")
     with pytest.raises(RegistryUnavailable, match=r"not trusted.*ca in its hosts\.toml"):
-        async with Shop(tmp_path).open(f"{secure.address}/app") as repository:
+        async with Shop(tmp_path).open() as repository:
             await repository.manifest("latest")
     assert secure.requests == []
 

@@ -1,11 +1,15 @@
 """Which directory of which configuration path describes a registry."""
 
+import asyncio
+import contextlib
 from pathlib import Path
 
 import pytest
 
+from sampan.host.registry import hosts
 from sampan.host.registry.hosts import hosts_of
 from sampan.model.errors import Invalid
+from tests.evil_registry import running
 
 
 def write(root: Path, name: str, server: str) -> None:
@@ -46,8 +50,71 @@ async def test_a_directory_without_hosts_toml_may_hold_certificates(tmp_path: Pa
         (tmp_path / "a.test" / name).touch()
     (host,) = await hosts_of("a.test", [tmp_path])
     assert host.ca == (f"{tmp_path}/a.test/ca.crt",)
-    assert host.client == ((f"{tmp_path}/a.test/client.cert", f"{tmp_path}/a.test/client.key"),)
+    assert host.client == (
+        (f"{tmp_path}/a.test/alone.cert", ""),
+        (f"{tmp_path}/a.test/client.cert", f"{tmp_path}/a.test/client.key"),
+    )
     assert host.url == "https://a.test/v2"
+
+
+async def test_an_empty_hosts_toml_is_as_none(tmp_path: Path) -> None:
+    (tmp_path / "a.test").mkdir()
+    (tmp_path / "a.test/hosts.toml").touch()
+    (tmp_path / "a.test/ours.crt").touch()
+    (tmp_path / "a.test/not.crt").mkdir()
+    (host,) = await hosts_of("a.test", [tmp_path])
+    assert host.ca == (f"{tmp_path}/a.test/ours.crt",)
+
+
+async def test_a_file_where_a_directory_should_be_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "a.test").write_text("")
+    assert await found("a.test", tmp_path, tmp_path / "a.test") == "a.test"
+
+
+@pytest.mark.root
+async def test_a_directory_instead_of_the_file_is_an_error_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "a.test/hosts.toml").mkdir(parents=True)
+    with pytest.raises(Invalid, match=r"a\.test/hosts\.toml cannot be read"):
+        await hosts_of("a.test", [tmp_path])
+
+
+# --- loopback, where nobody says what is spoken -----------------------------------------------------------------
+
+
+async def test_plain_http_on_loopback_is_found_out(tmp_path: Path) -> None:
+    async with running() as registry:
+        (host,) = await hosts_of(registry.address, [tmp_path])
+        port = registry.address.rpartition(":")[2]
+        (named,) = await hosts_of(f"localhost:{port}", [tmp_path])
+        assert registry.requests == []
+    assert (host.scheme, host.assumed, host.skip_verify) == ("http", True, False)
+    assert named.url == f"http://localhost:{port}/v2"
+
+
+@pytest.mark.parametrize("domain", ["127.0.0.1", "127.0.0.1:443", "localhost", "[::1]", "127.0.0.1:1"])
+async def test_https_is_assumed_on_loopback_where_nothing_else_is_seen(tmp_path: Path, domain: str) -> None:
+    (host,) = await hosts_of(domain, [tmp_path])
+    assert (host.scheme, host.assumed, host.skip_verify) == ("https", True, True)
+
+
+async def test_a_registry_that_says_nothing_is_not_waited_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hosts, "GREETING_SECONDS", 0.05)
+
+    gone = asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+        gone.set()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    async with server:
+        (host,) = await hosts_of(f"127.0.0.1:{server.sockets[0].getsockname()[1]}", [tmp_path])
+        await gone.wait()
+    assert host.scheme == "https"
 
 
 async def test_a_file_that_cannot_be_read_is_an_error_that_names_it(tmp_path: Path) -> None:

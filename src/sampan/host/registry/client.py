@@ -10,12 +10,16 @@ import hashlib
 import importlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from sampan.host.registry.download import Download, Effort
 from sampan.host.registry.hosts import hosts_of
+from sampan.host.registry.node_credentials import NodeCredentials
+from sampan.host.storage.spool import Parts, Spool
 from sampan.host.threads import in_thread
-from sampan.model.errors import Invalid, RegistryUnavailable, SampanError
+from sampan.model.errors import Invalid, NotFound, RegistryUnavailable, SampanError
 from sampan.wire import distribution
 from sampan.wire.credentials import Credentials
 from sampan.wire.manifest import ACCEPT, Descriptor
@@ -30,7 +34,8 @@ _ACCEPT = {"Accept": ACCEPT}
 
 
 class RegistryClient:
-    """Opens repositories. `progress_timeout` in seconds (0: none) is how long no byte may move."""
+    """Opens repositories. `progress_timeout` in seconds (0: none) is how long no byte may move; `auth_files` hold the
+    node's credentials, for pulls that bring none."""
 
     def __init__(
         self,
@@ -38,10 +43,17 @@ class RegistryClient:
         patience: "Callable[[], Patience] | None" = None,
         *,
         progress_timeout: float = 300.0,
+        auth_files: Sequence[Path] = (),
+        spool: Spool | None = None,
+        effort: Effort | None = None,
     ) -> None:
+        """`spool`: where long downloads are kept for the try after them (None: nowhere)."""
         self._config_paths = tuple(config_paths)
         self._progress_timeout = progress_timeout
         self._patience = patience
+        self._node = NodeCredentials(auth_files)
+        self._spool = spool
+        self._effort = effort or Effort()
 
     @asynccontextmanager
     async def open(
@@ -53,20 +65,33 @@ class RegistryClient:
 
         hosts = await hosts_of(reference.domain, self._config_paths)
         patience = self._patience() if self._patience else Patience(self._progress_timeout)
-        endpoints = [Endpoint(host, reference, credentials, patience) for host in hosts]
+        mirrors = replace(patience, mirror=True)
+        patiences = [*([mirrors] * (len(hosts) - 1)), patience]
+        endpoints = [
+            Endpoint(host, reference, credentials, patience, self._node)
+            for host, patience in zip(hosts, patiences, strict=True)
+        ]
         try:
-            yield _Repository(reference, endpoints)
+            yield _Repository(reference, endpoints, self._spool, self._effort)
         finally:
             for endpoint in endpoints:
                 await endpoint.close()
+
+    async def tidy(self, age: float) -> None:
+        if self._spool:
+            await self._spool.tidy(age)
 
 
 class _Repository:
     """A repository by all hosts that serve it; each is asked in turn until one answers."""
 
-    def __init__(self, reference: Reference, endpoints: "Sequence[Endpoint]") -> None:
+    def __init__(
+        self, reference: Reference, endpoints: "Sequence[Endpoint]", spool: Spool | None, effort: Effort
+    ) -> None:
         self._reference = reference
         self._endpoints = endpoints
+        self._spool = spool
+        self._effort = effort
 
     async def resolve(self, target: str) -> str | None:
         async def ask(endpoint: "Endpoint") -> str | None:
@@ -103,19 +128,54 @@ class _Repository:
         return await self._first("pull", ask)
 
     async def stream(self, blob: Descriptor) -> AsyncGenerator[bytes, None]:
-        offset = 0
+        spool = self._spool
+        parts = await spool.open(blob.digest, blob.size) if spool else Parts(Path(), blob.size, ())
+        may_keep = spool is not None and spool.only(blob.digest)
+        download = Download(lambda *span: self._span(blob, *span), parts, self._effort, may_keep=may_keep)
+        try:
+            async with aclosing(download.pieces()) as pieces:
+                async for piece in pieces:
+                    yield piece
+        finally:
+            parts.close()
+            if spool:
+                spool.close(blob.digest)
+
+    async def _span(
+        self, blob: Descriptor, start: int, stop: int, exact: bool
+    ) -> AsyncGenerator[bytes, None]:
+        """These bytes of a blob, from whichever host has them: another one carries on where one gave up."""
+        from sampan.host.registry.endpoint import Span
+
         failures: list[SampanError] = []
         for endpoint in self._able("pull"):
             url = distribution.blob_url(endpoint.host, self._reference, blob.digest)
             try:
-                async with aclosing(endpoint.stream(url, blob.size, offset)) as pieces:
+                async with aclosing(endpoint.stream(url, Span(start, stop, blob.size, exact))) as pieces:
                     async for piece in pieces:
-                        offset += len(piece)
+                        start += len(piece)
                         yield piece
                 return
             except SampanError as error:
                 failures.append(error)
         raise self._all_failed(failures)
+
+    async def settle(self, blob: Descriptor) -> None:
+        if self._spool:
+            await self._spool.drop(blob.digest)
+
+    async def referrers(self, digest: str, kind: str) -> bytes:
+        async def ask(endpoint: "Endpoint") -> bytes:
+            url = distribution.referrers_url(endpoint.host, self._reference, digest, kind)
+            return await endpoint.fetch(url, _ACCEPT, MANIFEST_LIMIT)
+
+        try:
+            return await self._first("pull", ask)
+        except (NotFound, RegistryUnavailable) as error:  # older registries answer this and that
+            try:
+                return await self.manifest(distribution.referrers_tag(digest))
+            except NotFound:
+                raise error from None
 
     async def _first(self, capability: str, ask: "Callable[[Endpoint], Awaitable[T]]") -> T:
         failures: list[SampanError] = []
@@ -127,7 +187,9 @@ class _Repository:
         raise self._all_failed(failures)
 
     def _able(self, capability: str) -> "list[Endpoint]":
-        return [endpoint for endpoint in self._endpoints if capability in endpoint.host.capabilities]
+        """Those that may do it; what a tag means is nothing to those that cannot give what is under it."""
+        needed = {capability, "pull"}
+        return [endpoint for endpoint in self._endpoints if needed <= endpoint.host.capabilities]
 
     def _all_failed(self, failures: Sequence[SampanError]) -> SampanError:
         """One error for all: of the last one's kind, because the registry itself comes after its mirrors."""

@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 from urllib.request import getproxies, proxy_bypass
 
@@ -21,8 +21,9 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from sampan.host.registry.address import AddressRefused, Resolver, tls
-from sampan.host.registry.failures import Broken, explain, refusal
+from sampan.host.registry.failures import Broken, explain, passes, refusal
 from sampan.host.registry.login import Login
+from sampan.host.registry.node_credentials import NodeCredentials
 from sampan.model.errors import Invalid, RegistryUnavailable
 from sampan.wire import distribution
 from sampan.wire.credentials import Credentials
@@ -32,6 +33,8 @@ from sampan.wire.reference import Reference
 T = TypeVar("T")
 REDIRECTS = 5
 ATTEMPTS = 4
+MIRROR_ATTEMPTS = 2  # there is another host to ask
+MIRROR_SECONDS = 30.0  # an attempt at a mirror may bring nothing for so long
 LONGEST_WAIT = 60.0  # seconds; a registry that asks for more is not waited for
 READ_BUFFER = 512 << 10  # bytes buffered of one download before the socket is left to wait
 ERROR_BODY = 64 << 10  # bytes of an error answer that are read
@@ -45,29 +48,58 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 @dataclass(frozen=True, slots=True)
 class Patience:
     """How long to wait: `progress` seconds (0: for ever) for a byte to move, over all attempts that bring
-    nothing; and how the pause between two attempts is made."""
+    nothing; how the pause between two attempts is made; the wall clock. With a mirror there is less of it."""
 
     progress: float = 300.0
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep
+    now: Callable[[], float] = time.time
+    mirror: bool = False
+
+    @property
+    def attempts(self) -> int:
+        return MIRROR_ATTEMPTS if self.mirror else ATTEMPTS
 
     @property
     def attempt(self) -> float | None:
         """The share of one attempt: a stalled connection is worth a new one before all patience is gone."""
-        return self.progress / ATTEMPTS or None
+        share = self.progress / ATTEMPTS or None
+        return min(share, MIRROR_SECONDS) if share and self.mirror else share
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Bytes `start` to `stop` of a blob of `size`. `exact`: NotImplementedError from a host that knows no ranges,
+    whose answer would have to be read from the blob's first byte on."""
+
+    start: int
+    stop: int
+    size: int
+    exact: bool = False
+
+    @property
+    def headers(self) -> dict[str, str]:
+        if self.stop < self.size:
+            return {"Range": f"bytes={self.start}-{self.stop - 1}"}
+        return {"Range": f"bytes={self.start}-"} if self.start else {}
 
 
 class Endpoint:
     """One host, for the length of one pull."""
 
     def __init__(
-        self, host: Host, reference: Reference, credentials: Credentials | None, patience: Patience
+        self,
+        host: Host,
+        reference: Reference,
+        credentials: Credentials | None,
+        patience: Patience,
+        node: NodeCredentials | None = None,
     ) -> None:
         self.host = host
         self._patience = patience
         self._origin = URL(f"{host.scheme}://{host.host}").origin()
         proxies = frozenset(URL(proxy).host or "" for proxy in getproxies().values() if "://" in proxy)
         self._resolver = Resolver(self._origin.host or "", proxies)
-        self._login = Login(self, reference, credentials)
+        self._login = Login(self, reference, credentials, node)
         self._session: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
@@ -86,19 +118,19 @@ class Endpoint:
 
         return await self._retried(attempt)
 
-    async def stream(self, url: str, size: int, offset: int) -> AsyncGenerator[bytes, None]:
-        """Bytes `offset` to `size` of a blob; a download that breaks is taken up where it broke."""
-        tries, mark = 0, offset
+    async def stream(self, url: str, span: Span) -> AsyncGenerator[bytes, None]:
+        """These bytes of a blob; a download that breaks is taken up where it broke."""
+        tries, mark = 0, span.start
         while True:
             try:
-                async with aclosing(self._part(url, size, offset)) as part:
+                async with aclosing(self._part(url, span)) as part:
                     async for data in part:
-                        offset += len(data)
+                        span = replace(span, start=span.start + len(data))
                         yield data
                 return
             except Broken as error:
-                if offset - mark >= WORTH_ANOTHER:
-                    tries, mark = 0, offset
+                if span.start - mark >= WORTH_ANOTHER:
+                    tries, mark = 0, span.start
                 tries += 1
                 await self._wait(tries, error)
 
@@ -116,26 +148,33 @@ class Endpoint:
     async def _wait(self, tries: int, error: Broken) -> None:
         """Pause before the next attempt, or give up."""
         wait = error.after if error.after is not None else min(0.5 * 2 ** (tries - 1), 10.0)
-        if tries >= ATTEMPTS or wait > LONGEST_WAIT:
-            asked = f"; it asks to wait {wait:.0f} s" if error.after is not None else ""
-            raise RegistryUnavailable(f"{error} (attempt {tries}){asked}") from None
+        if tries >= self._patience.attempts or wait > LONGEST_WAIT:
+            more = f"; it asks to wait {wait:.0f} s" if error.after is not None else ""
+            if error.stalled and not self._patience.mirror:
+                more = (
+                    f"; nothing moved for {self._patience.progress:g} s in all: if this registry needs longer, "
+                    "set images.pull_progress_timeout in sampan's configuration"
+                )
+            raise RegistryUnavailable(f"{error} (attempt {tries}){more}") from None
         await self._patience.pause(wait * random.uniform(0.8, 1.2))  # jitter: not all nodes at once
 
     # --- one answer ---------------------------------------------------------------------------------------
 
     async def _authorized(self, method: str, url: str, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
-        """One attempt, with one more if the host wants to know who we are."""
+        """One attempt, with one more if the host wants to know who we are, and one if it does not want us."""
         shown = self._login.authorization
         response = await self._redirected(method, url, headers, shown)
-        # Only the host itself may ask who we are: not whoever it redirects to.
-        if response.status == 401 and response.url.origin() == self._origin:
+        for turn in range(2):
+            # Only the host itself may ask who we are: not whoever it redirects to.
+            if response.status not in (401, 403) or response.url.origin() != self._origin:
+                break
             asked = distribution.challenges(response.headers.getall("WWW-Authenticate", []))
-            await self._error_codes(
-                response
-            )  # reads the body, so that the connection serves the next request
-            if not await self._login.answer(asked, shown):
-                raise refusal(401, distribution.redact(url), "", self._login.hint)
-            response = await self._redirected(method, url, headers, self._login.authorization)
+            # reads the body, so that the connection serves the next request
+            codes = await self._error_codes(response)
+            if not await self._login.answer(asked, shown, renew=turn == 0 and response.status == 401):
+                raise refusal(response.status, distribution.redact(url), codes, self._login.hint)
+            shown = self._login.authorization
+            response = await self._redirected(method, url, headers, shown)
         if response.status not in (200, 206):
             raise await self.failure(response)
         return response
@@ -144,8 +183,8 @@ class Endpoint:
         """The error that an answer stands for: Broken if the host may answer better later."""
         codes = await self._error_codes(response)
         where = distribution.redact(str(response.url))
-        if response.status == 429 or response.status >= 500:
-            after = distribution.retry_after(response.headers.get("Retry-After", ""), time.time())
+        if passes(response.status):
+            after = distribution.retry_after(response.headers.get("Retry-After", ""), self._patience.now())
             return Broken(f"{where} answered {response.status}{f' ({codes})' if codes else ''}", after)
         return refusal(response.status, where, codes, self._login.hint)
 
@@ -155,12 +194,12 @@ class Endpoint:
         target = URL(url, encoded=True)
         for _ in range(REDIRECTS + 1):
             own = target.origin() == self._origin
-            # What the host was configured to get, and what proves who we are, is for its own origin only.
-            sent = CIMultiDict(self.host.headers if own else ())
-            if own and authorization:
-                sent["Authorization"] = authorization
-            sent.update(headers)
-            response = await self.send(method, target, sent)
+            # What proves who we are is for the host's own origin only.
+            shown = {"Authorization": authorization} if own and authorization else {}
+            response = await self.send(method, target, {**shown, **headers})
+            if response.status == 405 and method == "HEAD":  # some registries have no HEAD
+                response.close()
+                response = await self.send("GET", target, {**shown, **headers})
             if response.status not in _REDIRECTS:
                 return response
             location = response.headers.get("Location", "")
@@ -186,8 +225,11 @@ class Endpoint:
     async def send(
         self, method: str, url: URL, headers: Mapping[str, str], form: Mapping[str, str] | None = None
     ) -> aiohttp.ClientResponse:
-        """One request, no redirect followed. Raises Broken, RegistryUnavailable, Invalid."""
+        """One request, no redirect followed. What the host was configured to be sent goes to its own origin only,
+        and less than `headers`. Raises Broken, RegistryUnavailable, Invalid."""
         own = url.origin() == self._origin
+        sent = CIMultiDict(self.host.headers if own else ())
+        sent.update(headers)
         context = (
             await tls(self.host if own else Host("https", url.host or "")) if url.scheme == "https" else True
         )
@@ -197,7 +239,7 @@ class Endpoint:
                 return await self._opened().request(
                     method,
                     url,
-                    headers=headers,
+                    headers=sent,
                     data=form,
                     allow_redirects=False,
                     ssl=context,
@@ -244,23 +286,26 @@ class Endpoint:
         except (Invalid, Broken, RegistryUnavailable):
             return ""
 
-    async def _part(self, url: str, size: int, offset: int) -> AsyncGenerator[bytes, None]:
+    async def _part(self, url: str, span: Span) -> AsyncGenerator[bytes, None]:
         """What one connection brings of a blob."""
-        headers = {"Range": f"bytes={offset}-"} if offset else {}
-        response = await self._authorized("GET", url, headers)
+        response = await self._authorized("GET", url, span.headers)
         where = distribution.redact(url)
         try:
-            skip = _to_skip(response, offset, where)
-            left = size - offset
+            if span.exact and response.status != 206:
+                raise NotImplementedError(f"{where} knows no ranges")
+            skip = _to_skip(response, span.start, where)
+            left = span.stop - span.start
             async with aclosing(self._pieces(response)) as pieces:
                 async for piece in pieces:
                     data = piece[skip:] if skip else piece
                     skip = max(0, skip - len(piece))
+                    if len(data) > left and span.stop == span.size:
+                        raise Invalid(f"{where} is longer than the {span.size} bytes its descriptor says")
                     left -= len(data)
-                    if left < 0:
-                        raise Invalid(f"{where} is longer than the {size} bytes its descriptor says")
                     if data:
-                        yield data
+                        yield data[:left] if left < 0 else data
+                    if left <= 0 and span.stop < span.size:
+                        return
             if left:
                 raise Broken(f"{where} ended {left} bytes early")
         finally:

@@ -16,11 +16,13 @@ _PLAIN_HTTP = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TO
 
 
 class Broken(Exception):
-    """It may work if tried again; `after` is how many seconds the registry asks to wait."""
+    """It may work if tried again; `after` is how many seconds the registry asks to wait, `stalled` whether it did
+    not get on."""
 
-    def __init__(self, what: str, after: float | None = None) -> None:
+    def __init__(self, what: str, after: float | None = None, *, stalled: bool = False) -> None:
         super().__init__(what)
         self.after = after
+        self.stalled = stalled
 
 
 def explain(error: Exception, url: URL, patience: float | None) -> Exception:
@@ -31,7 +33,7 @@ def explain(error: Exception, url: URL, patience: float | None) -> Exception:
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         return RegistryUnavailable(f"{where} cannot be reached: it does not take the connection")
     if isinstance(error, TimeoutError):
-        return Broken(f"{where} let {patience or 0:g} s pass without a byte")
+        return Broken(f"{where} let {patience or 0:g} s pass without a byte", stalled=True)
     if isinstance(error, aiohttp.ClientResponseError):
         return RegistryUnavailable(f"{where} does not speak HTTP as it should")
     if isinstance(error, ValueError):
@@ -40,7 +42,8 @@ def explain(error: Exception, url: URL, patience: float | None) -> Exception:
 
 
 def _unconnected(error: aiohttp.ClientConnectorError | AddressRefused, url: URL, where: str) -> SampanError:
-    """Why there was no connection; at once trying again would find the same."""
+    """Why there was no connection. It is not tried again: at once it would find the same, and the next host, or the
+    kubelet in ten seconds, is the better attempt."""
     match error:
         case AddressRefused():
             return Invalid(f"{where} is not asked: {error}")
@@ -55,16 +58,29 @@ def _unconnected(error: aiohttp.ClientConnectorError | AddressRefused, url: URL,
             return RegistryUnavailable(f"{where} cannot be reached: {reason}")
 
 
+def passes(status: int) -> bool:
+    """Whether an answer with this status may be another one when asked again: too slow, too often, out of order (and
+    not 501 and 505, which say what the host cannot do)."""
+    return status in (408, 425, 429) or (status >= 500 and status not in (501, 505))
+
+
 def refusal(status: int, where: str, codes: str, hint: str) -> Exception:
-    """The error for an answer that will not change by asking again."""
+    """The error for an answer that will not change by asking again. Only a host that is out of order is unavailable:
+    the kubelet tells people so."""
     said = f" ({codes})" if codes else ""
     match status:
-        case 404:
+        case 404 | 410:
             return NotFound(f"{where} does not exist{said}")
-        case 401 | 403:
+        case 401 | 403 | 451:
             return Denied(f"{where} is refused with {status}{said}: {hint}")
+        case 407:
+            return Denied(
+                f"{where} is behind a proxy that wants credentials: name them in the daemon's HTTPS_PROXY"
+            )
+        case _ if status >= 500:
+            return RegistryUnavailable(f"{where} answered {status}{said}")
         case _:
-            return RegistryUnavailable(f"{where} answered {status}{said}, which no pull expects")
+            return Invalid(f"{where} answered {status}{said}, which no registry should")
 
 
 def _certificate(error: Exception) -> str:

@@ -18,9 +18,10 @@ from isal import igzip
 
 from sampan.host.threads import in_slow_thread, in_thread
 from sampan.model.errors import Exhausted, Invalid
-from sampan.runtime.image_ports import ArchivedImage, LayerSource
+from sampan.runtime.image_ports import ArchivedArtifact, ArchivedImage, LayerSource
 from sampan.tasks import finish, step
 from sampan.wire import archive
+from sampan.wire.manifest import Descriptor
 from sampan.wire.tar_index import TarIndex
 
 PIECE = 1 << 20  # bytes read or written at once
@@ -78,6 +79,10 @@ class _Store(Protocol):
 
 async def _images(store: _Store, machine: str) -> list[ArchivedImage]:
     found = await in_slow_thread(archive.images, store.read, machine)
+
+    def content(blob: Descriptor) -> AsyncGenerator[bytes, None]:
+        return store.opener(archive.file(blob.digest))()
+
     return [
         ArchivedImage(
             image.tags,
@@ -87,6 +92,7 @@ async def _images(store: _Store, machine: str) -> list[ArchivedImage]:
                 LayerSource(layer.digest, layer.size, layer.compression, store.opener(layer.file))
                 for layer in image.layers
             ),
+            ArchivedArtifact(*image.artifact, content) if image.artifact else None,
         )
         for image in found
     ]

@@ -2,12 +2,15 @@
 
     layers/12/fs            a published layer's content; 12 is short, as 500 names must fit in a mount call
     layers/12/layer.json    what it is
+    layers/12/blob          the layer as it came, if `images.keep_blobs`
+    layers/12/recipe        what its tar had besides content (wire/tar_recipe.py)
     layers/0/fs             empty, for images without layers
     layers/staging/KEY/     being unpacked: fs, rest, whiteouts, work, merged (see host/unpack/child.py)
     layers/trash/           what is removed (host/storage/trash.py)
 
-A layer is published by one rename, after its content is on disk (syncfs) and before the directory is (fsync):
-a power cut leaves it whole or absent. Blocking; for threads.
+A layer becomes visible by one rename, and durable with its record, which is written when the content of all layers
+of an image is on disk (syncfs, once for all of them): a power cut leaves it whole or without a record, and what has
+no record is thrown away. Blocking; for threads.
 """
 
 import fcntl
@@ -16,7 +19,7 @@ import os
 import secrets
 import stat
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from errno import ENODATA, ENOENT, ENOTDIR, ENOTSUP
 from pathlib import Path
@@ -47,6 +50,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     size: int
     inodes: int
     opaque: bool = False
+    blob: bool = False  # the blob is there as it came
+    recipe: bool = False  # the tar that the layer came as can be rebuilt (host/rebuild)
 
 
 class LayerStore:
@@ -131,18 +136,27 @@ class LayerStore:
                 if _hidden_by_opaque(own, name) or not _visible(below, name):
                     _unlink(own, name)
 
-    def publish(self, key: str, name: str, record: Record) -> None:
-        """Make a staged layer durable and visible under `name`."""
-        place = self.staging(key)
+    def place(self, key: str, name: str) -> None:
+        """Make a staged layer visible under `name`. Without a record a restart does not know it."""
+        place = self.root / STAGING / key
         for leftover in (REST, WHITEOUTS):
             (place / leftover).unlink(missing_ok=True)
-        with opened(place) as staged, opened(self.root) as root:
+        with opened(place) as staged:
             for leftover in (WORK, MERGED):
                 trees.remove(staged, leftover)
-            (place / RECORD).write_bytes(msgspec.json.encode(record))
+        place.rename(self.root / name)
+
+    def flush(self) -> None:
+        """Have everything on disk that was written so far."""
+        with opened(self.root) as root:
             syncfs(root)
-            place.rename(self.root / name)
-            os.fsync(root)
+
+    def write_records(self, records: Mapping[str, Record]) -> None:
+        """Say of placed layers, by name, what they are: from then on they survive a crash. Their content must be on
+        disk, else a power cut could leave a record without it."""
+        for name, record in records.items():
+            (self.root / name / RECORD).write_bytes(msgspec.json.encode(record))
+        self.flush()
 
 
 def _record(place: Path) -> Record | None:

@@ -6,7 +6,7 @@ What lies where on disk is `host.storage.layer_store`'s; what an archive may do 
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -21,7 +21,7 @@ from sampan.host.storage.layer_store import EMPTY, LayerStore, Record
 from sampan.host.storage.trash import opened
 from sampan.host.threads import in_slow_thread, in_thread
 from sampan.host.unpack.cursor import reserve
-from sampan.host.unpack.layout import ROOT
+from sampan.host.unpack.layout import BLOB, ROOT
 from sampan.model import errors
 from sampan.runtime.image_ports import Staged, Usage
 from sampan.tasks import KeyedLock, finish, step
@@ -50,6 +50,7 @@ class _Unpacked(msgspec.Struct):
     blob_size: int = 0
     diff_id: str = ""
     rest: bool = False
+    recipe: bool = False
     whiteouts: bool = False
     opaque: bool = False
 
@@ -68,14 +69,16 @@ class _Published:
 class Layers:
     """`runtime.ports.Layers` on the real file system."""
 
-    def __init__(self, paths: Paths) -> None:
+    def __init__(self, paths: Paths, *, keep_blobs: bool = False) -> None:
+        self._keep = "keep" if keep_blobs else "drop"
         self._store = LayerStore(paths.layers)
         self._published: dict[str, _Published] = {}
         self._staged: dict[str, _Unpacked] = {}  # by key
         self._working: set[str] = set()  # keys of staging directories in use
+        self._fresh: set[str] = set()  # published, and not durable so far
+        self._committing = asyncio.Lock()
         self._names: set[str] = {EMPTY}
         self._locks = KeyedLock()
-        self._children = asyncio.Semaphore(max(2, os.cpu_count() or 1))
 
     async def open(self) -> None:
         """Read what is there. Half-unpacked and damaged layers are thrown away. Call once, before
@@ -103,6 +106,11 @@ class Layers:
     def directory(self, chain_id: str) -> Path:
         """Where a published layer's files are. Never to be changed."""
         return self._store.root / self._get(chain_id).name / ROOT
+
+    def blob(self, chain_id: str) -> Path | None:
+        """A published layer as it came, if it was kept."""
+        published = self._get(chain_id)
+        return self._store.root / published.name / BLOB if published.record.blob else None
 
     @property
     def root(self) -> Path:
@@ -146,15 +154,14 @@ class Layers:
         `base`: it is the lowest of its image, so nothing has to wait for the layers below. Raises Invalid
         (bad content), Exhausted (no room), Lost (the child died); then nothing is left.
         """
-        async with self._children:
-            key = await in_thread(self._store.stage)
-            self._working.add(key)
-            try:
-                await step("layer.unpack", key)
-                self._staged[key] = unpacked = await self._stage(key, chunks, compression, base)
-            except BaseException:
-                await finish(self._drop(key))
-                raise
+        key = await in_thread(self._store.stage)
+        self._working.add(key)
+        try:
+            await step("layer.unpack", key)
+            self._staged[key] = unpacked = await self._stage(key, chunks, compression, base)
+        except BaseException:
+            await finish(self._drop(key))
+            raise
         return Staged(
             key=key,
             blob_digest=unpacked.blob_digest,
@@ -165,7 +172,7 @@ class Layers:
         )
 
     async def _stage(self, key: str, chunks: AsyncIterator[bytes], compression: str, base: bool) -> _Unpacked:
-        arguments = ["stage", compression, "base" if base else "upper", *map(str, await self._reserve())]
+        arguments = ["stage", compression, "base" if base else "upper", self._keep, *map(str, await self._reserve())]
         with opened(self._store.staging(key)) as fd:
             async with spawn(_argv(arguments), env=_ENVIRONMENT, stdin=True, fds=[fd]) as child:
                 with suppress(BrokenPipeError):  # it has seen enough, and says so
@@ -190,7 +197,7 @@ class Layers:
     # --- publishing -----------------------------------------------------------------------------------------
 
     async def publish(self, staged: Staged, chain_id: str, lowers: Sequence[str]) -> None:
-        """Make a staged layer durable and visible over `lowers` (chain ids, lowest first). Idempotent.
+        """Make a staged layer visible over `lowers` (chain ids, lowest first). Idempotent; `commit` makes it durable.
 
         If it fails the staged layer is of no more use: discard it.
         """
@@ -222,17 +229,36 @@ class Layers:
             size=unpacked.size,
             inodes=unpacked.inodes,
             opaque=unpacked.opaque,
+            blob=self._keep == "keep",
+            recipe=unpacked.recipe,
         )
         name = self._new_name()
         try:
             await step("layer.publish", chain_id)
-            await in_slow_thread(self._store.publish, key, name, record)
+            await in_slow_thread(self._store.place, key, name)
         except BaseException:
             self._names.discard(name)
             raise
         self._published[chain_id] = _Published(name, record)
+        self._fresh.add(chain_id)
         self._staged.pop(key, None)
         self._working.discard(key)
+
+    async def commit(self, chain: Sequence[str]) -> None:
+        """Make these published layers durable, with one sync for all. Idempotent; until then a restart throws them
+        away."""
+        async with self._committing:
+            fresh = {chain_id: self._get(chain_id) for chain_id in chain if chain_id in self._fresh}
+            if fresh:
+                await finish(self._commit(fresh))
+
+    async def _commit(self, fresh: Mapping[str, _Published]) -> None:
+        await step("layer.sync")
+        await in_slow_thread(self._store.flush)
+        await step("layer.record")
+        records = {published.name: published.record for published in fresh.values()}
+        await in_slow_thread(self._store.write_records, records)
+        self._fresh -= set(fresh)
 
     def _new_name(self) -> str:
         """The smallest free number: names must be short."""
@@ -263,6 +289,7 @@ class Layers:
     async def _remove(self, chain_id: str, name: str) -> None:
         await in_thread(self._store.trash.take, self._store.root / name)
         del self._published[chain_id]
+        self._fresh.discard(chain_id)
         self._names.discard(name)
         self._store.trash.empty()
 
@@ -283,7 +310,7 @@ async def _feed(child: Child, chunks: AsyncIterator[bytes]) -> None:
 def _search_path() -> str:
     """Where the child finds us and the decompressors; it is started without `site`, which takes a while."""
     origins = [Path(__file__).parents[3]]
-    for library in ("isal", "zstandard"):
+    for library in ("isal", "zstandard", "msgspec"):
         spec = find_spec(library)
         if spec is not None and spec.origin is not None:
             origins.append(Path(spec.origin).parents[1])

@@ -17,14 +17,13 @@ from sampan.host.syscalls import mount
 from sampan.host.unpack import confine
 from sampan.host.unpack.cursor import Budget, NeedsLowers
 from sampan.host.unpack.inflate import MAGIC, inflater, sniff
-from sampan.host.unpack.layout import MERGED, OVERLAY_OPTIONS, REST, ROOT, WHITEOUTS, WORK
+from sampan.host.unpack.layout import BLOB, MERGED, OVERLAY_OPTIONS, RECIPE, REST, ROOT, WHITEOUTS, WORK
 from sampan.host.unpack.layout import STAGING as PLACE
-from sampan.host.unpack.merge import MergedWriter
+from sampan.host.unpack.recorder import Recipe, RecordedMergedWriter, RecordedWriter
 from sampan.host.unpack.stream import READ, pipeline, read
 from sampan.host.unpack.write import Writer, write_all
 from sampan.model.errors import Exhausted, Invalid
 from sampan.wire.tar import Reader
-from sampan.wire.tar_source import Source
 
 STAGING = LAYERS = 3  # the descriptor we are started with
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -32,7 +31,7 @@ Report = dict[str, str | int | bool]
 
 
 def main() -> None:
-    """Do what argv says: `stage COMPRESSION BASE RESERVE_BYTES RESERVE_INODES` or `merge KEY
+    """Do what argv says: `stage COMPRESSION BASE KEEP RESERVE_BYTES RESERVE_INODES` or `merge KEY
     RESERVE_BYTES RESERVE_INODES LOWERS`.
     """
     gc.disable()
@@ -48,7 +47,7 @@ def main() -> None:
     os._exit(0)  # the threads may wait for ever, and nothing is to be flushed
 
 
-def stage(compression: str, base: str, reserve_bytes: str, reserve_inodes: str) -> Report:
+def stage(compression: str, base: str, keep: str, reserve_bytes: str, reserve_inodes: str) -> Report:
     """Unpack the blob on stdin into `fs`, as far as that goes without the layers below."""
     _widen_pipe()
     first = b""
@@ -57,14 +56,19 @@ def stage(compression: str, base: str, reserve_bytes: str, reserve_inodes: str) 
     inflate = inflater(sniff(first, compression))
     os.fchdir(STAGING)
     rest, whiteouts = os.open(REST, _NEW, 0o600), os.open(WHITEOUTS, _NEW, 0o600)
+    kept = os.open(RECIPE, _NEW, 0o600)
+    copy = os.open(BLOB, _NEW, 0o600) if keep == "keep" else -1
     confine.private_mounts()
     os.close(STAGING)
     confine.enter(ROOT)
     root = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
     budget = Budget(root, int(reserve_bytes), int(reserve_inodes))
-    writer = Writer(root, budget, base=base == "base")
-    chunks, blob, plain = pipeline(read(0, first), inflate)
+    writer = RecordedWriter(root, budget, base=base == "base")
+    recipe = Recipe(kept, budget)
+    writer.record(recipe)
+    chunks, blob, plain = pipeline(read(0, first, copy), inflate)
     written = unpack(chunks, writer, budget, rest)
+    recipe.end(plain.size)
     write_all(whiteouts, memoryview(b"".join(name + b"\0" for name in writer.whiteouts)))
     return {
         "blob_digest": blob.digest,
@@ -76,17 +80,19 @@ def stage(compression: str, base: str, reserve_bytes: str, reserve_inodes: str) 
         "has_root": writer.has_root,
         "size": budget.size,
         "inodes": budget.inodes,
+        "recipe": True,
     }
 
 
 def unpack(chunks: Iterator[bytes], writer: Writer, budget: Budget, rest: int = -1) -> bool:
     """Write an archive's entries to its end. False if those from some entry on went to `rest` instead."""
-    source = Source(chunks)
+    source = writer.source(chunks)
     reader = Reader(source)
     try:
         for entry in reader:
             writer.write(entry, reader)
     except NeedsLowers:
+        writer.unread(entry)
         write_all(rest, memoryview(entry.raw))
         for piece in source.rest():
             budget.room(len(piece))
@@ -94,8 +100,8 @@ def unpack(chunks: Iterator[bytes], writer: Writer, budget: Budget, rest: int = 
         return False
     finally:
         writer.leave()
-    for _ in source.rest():
-        pass  # padding; it counts for the hashes
+    for piece in source.rest():  # padding; it counts for the hashes
+        writer.tail(piece)
     return True
 
 
@@ -106,6 +112,7 @@ def merge(key: str, reserve_bytes: str, reserve_inodes: str, lowers: str) -> Rep
     os.fchdir(LAYERS)  # all relative to the store: five hundred lower layers must fit in a page
     here = f"{PLACE}/{key}"
     rest = os.open(f"{here}/{REST}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    kept = os.open(f"{here}/{RECIPE}", os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
     os.close(LAYERS)
     confine.private_mounts()
     options = f"lowerdir={lowers},upperdir={here}/{ROOT},workdir={here}/{WORK},{OVERLAY_OPTIONS}"
@@ -114,8 +121,12 @@ def merge(key: str, reserve_bytes: str, reserve_inodes: str, lowers: str) -> Rep
     confine.enter(f"{here}/{MERGED}")
     root = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
     budget = Budget(root, int(reserve_bytes), int(reserve_inodes))
-    writer = MergedWriter(root, upper, budget)
+    writer = RecordedMergedWriter(root, upper, budget)
+    recipe = Recipe(kept, budget, more=True)
+    writer.record(recipe)
     unpack(read(rest), writer, budget)
+    writer.snapshot()
+    recipe.end()
     return {"has_root": writer.has_root, "size": budget.size, "inodes": budget.inodes}
 
 

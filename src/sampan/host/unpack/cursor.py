@@ -63,7 +63,9 @@ class Budget:
         """Count one more inode with `size` bytes. Exhausted if the disk has no room for it."""
         self.inodes += 1
         self.size += size + -size % PAGE
-        self.room(size)
+        self._unchecked += size + PAGE
+        if self._unchecked >= _CHECK_EVERY:
+            self._look(size)
 
     def room(self, size: int) -> None:
         """Exhausted if there is no room for `size` more bytes; looks only now and then, and at large
@@ -71,16 +73,17 @@ class Budget:
         """
         self._unchecked += size + PAGE
         if self._unchecked >= _CHECK_EVERY:
-            self._unchecked = 0
-            found = os.fstatvfs(self._fd)
-            if found.f_bavail * found.f_frsize - size < self._reserve[0]:
-                raise Exhausted(
-                    f"no space left for the layer: {self._reserve[0] >> 20} MiB must stay free on the disk"
-                )
-            if found.f_files and found.f_favail < self._reserve[1]:
-                raise Exhausted(
-                    f"no inodes left for the layer: {self._reserve[1]} must stay free on the disk"
-                )
+            self._look(size)
+
+    def _look(self, size: int) -> None:
+        self._unchecked = 0
+        found = os.fstatvfs(self._fd)
+        if found.f_bavail * found.f_frsize - size < self._reserve[0]:
+            raise Exhausted(
+                f"no space left for the layer: {self._reserve[0] >> 20} MiB must stay free on the disk"
+            )
+        if found.f_files and found.f_favail < self._reserve[1]:
+            raise Exhausted(f"no inodes left for the layer: {self._reserve[1]} must stay free on the disk")
 
 
 class Cursor:

@@ -12,8 +12,10 @@ from _queue import SimpleQueue
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 
-READ = 1 << 18  # bytes; the largest read and the largest inflated piece (fits a core's cache)
-DEPTH = 8  # buffers in flight between two stages
+from sampan.host.unpack.write import write_all
+
+READ = 1 << 20  # bytes; the largest read and the largest inflated piece: smaller ones cost more switching
+DEPTH = 4  # buffers in flight between two stages
 Inflate = Callable[[Iterator[bytes]], Iterator[bytes]]
 
 
@@ -64,12 +66,14 @@ class Hashed:
         return "sha256:" + self._hash.hexdigest()
 
 
-def read(fd: int, first: bytes = b"") -> Iterator[bytes]:
-    """What comes from `fd`, after `first`, which was read before."""
-    if first:
-        yield first
-    while chunk := os.read(fd, READ):
+def read(fd: int, first: bytes = b"", copy: int = -1) -> Iterator[bytes]:
+    """What comes from `fd`, after `first`, which was read before. All of it is also written to `copy`."""
+    chunk = first or os.read(fd, READ)
+    while chunk:
+        if copy >= 0:
+            write_all(copy, memoryview(chunk))
         yield chunk
+        chunk = os.read(fd, READ)
 
 
 def pipeline(chunks: Iterator[bytes], inflate: Inflate) -> tuple[Iterator[bytes], Hashed, Hashed]:

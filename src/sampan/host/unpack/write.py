@@ -29,6 +29,7 @@ from errno import (
 from sampan.host.unpack.cursor import DIRECTORY, PAGE, Budget, Cursor, NeedsLowers, join, resolve
 from sampan.model.errors import Invalid
 from sampan.wire import layer, tar
+from sampan.wire.tar_source import Source
 
 OPAQUE = "trusted.overlay.opaque"
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -65,7 +66,8 @@ class Writer(Cursor):
                 self._root_entry(entry)
             elif not leaf.startswith(layer.WHITEOUT):
                 layer.check_ids(entry.uid, entry.gid, entry.name)
-                layer.allow_xattrs(entry.xattrs, entry.name)
+                if entry.xattrs:
+                    layer.allow_xattrs(entry.xattrs, entry.name)
                 self._enter(parent)
                 self._kinds[entry.kind](entry, leaf, reader)
             elif leaf == layer.OPAQUE:
@@ -78,6 +80,18 @@ class Writer(Cursor):
             raise
         if self._stale:
             self.leave()
+
+    # --- what `host.unpack.recorder` adds to -------------------------------------------------------------------
+
+    def source(self, chunks: Iterator[bytes]) -> Source:
+        """The archive that will be written, to be read."""
+        return Source(chunks)
+
+    def unread(self, entry: tar.Entry) -> None:
+        """The entry was read, and is left for later."""
+
+    def tail(self, piece: memoryview) -> None:
+        """Something stands behind the last entry."""
 
     # --- the kinds of entries -------------------------------------------------------------------------------
 
@@ -99,12 +113,7 @@ class Writer(Cursor):
             self._clear(leaf)
             fd = os.open(leaf, _NEW_FILE, entry.mode & 0o777, dir_fd=self._fd)
         try:
-            if entry.sparse is None:
-                for piece in reader.data():
-                    write_all(fd, piece)
-            else:
-                _write_sparse(fd, entry.sparse.extents, reader.data())
-                os.ftruncate(fd, entry.size)
+            _fill(fd, entry, reader)
             if entry.uid or entry.gid or self._inherits:
                 os.fchown(fd, entry.uid, entry.gid)
             if entry.mode & 0o7000:  # last: a change of owner takes set-user-id away
@@ -280,9 +289,21 @@ def _set_xattrs(fd: int, entry: tar.Entry) -> None:
             raise
 
 
+def _fill(fd: int, entry: tar.Entry, reader: tar.Reader) -> None:
+    """Write the file's content. Most files lie in one piece of the archive as it comes."""
+    if entry.sparse is not None:
+        _write_sparse(fd, entry.sparse.extents, reader.data())
+        os.ftruncate(fd, entry.size)
+    elif (whole := reader.at_once()) is not None:
+        write_all(fd, whole)
+    else:
+        for piece in reader.data():
+            write_all(fd, piece)
+
+
 def write_all(fd: int, piece: memoryview) -> None:
     """Write all of `piece`, which may be empty."""
-    while (done := os.write(fd, piece)) < len(piece):
+    while piece and (done := os.write(fd, piece)) < len(piece):
         piece = piece[done:]
 
 

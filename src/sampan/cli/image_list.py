@@ -1,0 +1,54 @@
+"""`sampan images`: lists images, and leads to what can be done with all of them (`sampan images verify`).
+
+A sub-command's module is imported only when the sub-command is used.
+"""
+
+from importlib import import_module
+
+import click
+
+from sampan.api import cri_pb2 as cri
+from sampan.cli import json_text, tables
+from sampan.cli.invocation import Invocation, json_option
+
+# Sub-command → module, the command in it, and the line that describes it in `sampan images --help`.
+SUBCOMMANDS: dict[str, tuple[str, str, str]] = {}
+
+
+class _Subcommands(click.Group):
+    """Imports a sub-command when it is used; lists all without importing any."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(SUBCOMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in SUBCOMMANDS:
+            return None
+        module, name, _ = SUBCOMMANDS[cmd_name]
+        command: click.Command = getattr(import_module(f"sampan.cli.{module}"), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        if SUBCOMMANDS:
+            with formatter.section("Commands"):
+                formatter.write_dl([(name, line) for name, (_, _, line) in SUBCOMMANDS.items()])
+
+
+@click.group("images", cls=_Subcommands, invoke_without_command=True, subcommand_metavar="[COMMAND]...")
+@click.option("-q", "--quiet", is_flag=True, help="Only ids.")
+@click.option("--digests", is_flag=True, help="The digest that each image was pulled by, too.")
+@json_option
+@click.pass_context
+def images_command(ctx: click.Context, quiet: bool, digests: bool) -> None:
+    """List images."""
+    if ctx.invoked_subcommand is not None:
+        return
+    invocation = ctx.ensure_object(Invocation)
+    client = invocation.client
+    response = client.call(client.images.ListImages, cri.ListImagesRequest())
+    if invocation.as_json:
+        click.echo(json_text.text(response))
+    elif quiet:
+        click.echo("".join(f"{each.id}\n" for each in response.images), nl=False)
+    else:
+        click.echo(tables.images(response.images, digests=digests), nl=False)

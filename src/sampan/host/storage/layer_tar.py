@@ -1,0 +1,174 @@
+"""Layers as they came: the port `LayerTars`. A child process (`host.rebuild.child`) reads what is on disk; the daemon
+passes it on, or is told what differs.
+"""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from sampan.host.process import Child, Finished, spawn
+from sampan.host.rebuild.recipe import Recipe
+from sampan.host.storage.layer_store import RECORD, Record
+from sampan.host.storage.layers import Layers
+from sampan.host.storage.layers import _search_path as search_path
+from sampan.host.storage.trash import opened
+from sampan.host.threads import in_thread
+from sampan.host.unpack.layout import RECIPE, ROOT
+from sampan.model import errors
+from sampan.runtime.image_ports import LayerTar, Verdict
+
+PIECE = 1 << 20  # bytes of a tar that are handed on at once
+_AT_ONCE = 1  # children: whoever verifies a hundred images has time
+_LOADER = (
+    "import sys; sys.path[:0] = sys.argv.pop(1).split(':');"
+    " from sampan.host.rebuild.child import main; main()"
+)
+_UNKNOWN = "it was unpacked without a recipe, by an earlier version; pull the image anew to have one"
+
+
+class _Found(msgspec.Struct):
+    """What the child says of a layer."""
+
+    digest: str = ""
+    differences: tuple[str, ...] = ()
+    count: int = 0
+    partly: str = ""
+
+
+class _Answer(msgspec.Struct):
+    ok: _Found | None = None
+    error: tuple[str, str] | None = None
+
+
+class LayerTars:
+    """The layers of a store, read again. What is read must be held by the caller."""
+
+    def __init__(self, layers: Layers) -> None:
+        self._layers = layers
+        self._children = asyncio.Semaphore(_AT_ONCE)
+
+    async def describe(self, chain_id: str) -> LayerTar:
+        """Digest and size of the tar; Invalid if it cannot be rebuilt, naming the layer and what to do."""
+        return await in_thread(_described, self._layers.directory(chain_id).parent)
+
+    async def tar(self, chain: Sequence[str]) -> AsyncGenerator[bytes, None]:
+        """The tar of the last of these layers (lowest first), as it came. Lost where a file is not as it was."""
+        place = self._layers.directory(chain[-1]).parent
+        wanted = await in_thread(_described, place)
+        read, write = os.pipe()
+        try:
+            with opened(self._layers.root) as store:
+                arguments = ["tar", place.name, "upper" if chain[1:] else "base"]
+                async with spawn(_argv(arguments), fds=[store, write]) as child:
+                    os.close(write)
+                    write = -1
+                    async for piece in _pieces(read):
+                        yield piece
+                    found = await _answer(child)
+        finally:
+            os.close(read)
+            if write >= 0:
+                os.close(write)
+        if found.digest != wanted.digest:
+            raise errors.Lost(
+                f"layer {wanted.digest} is damaged: what is on disk makes {found.digest};"
+                " `sampan images verify --repair` pulls it anew"
+            )
+
+    async def verify(self, chain: Sequence[str]) -> Verdict:
+        """Compare the last of these layers (lowest first) with what was pulled."""
+        place = self._layers.directory(chain[-1]).parent
+        try:
+            record = await in_thread(_record, place)
+        except (OSError, msgspec.DecodeError) as error:
+            return Verdict(chain[-1], (f"its record cannot be read: {error}",))
+        if not record.recipe:
+            return Verdict(chain[-1], (), unknown=_UNKNOWN)
+        lowers = self._layers.lowers(chain[:-1]) if chain[1:] else []
+        arguments = ["verify", place.name, "upper" if lowers else "base", record.diff_id, ":".join(lowers)]
+        async with self._children:
+            with opened(self._layers.root) as store:
+                async with spawn(_argv(arguments), fds=[store]) as child:
+                    try:
+                        found = await _answer(child)
+                    except (errors.Invalid, errors.Lost) as error:
+                        return Verdict(chain[-1], (str(error),))
+        more = found.count - len(found.differences)
+        lines = (*found.differences, f"and {more} differences more") if more else found.differences
+        return Verdict(chain[-1], lines, unknown=found.partly)
+
+
+def _described(place: Path) -> LayerTar:
+    record = _record(place)
+    advice = "set `keep_blobs = true` under [images], remove the image and pull it again"
+    if not record.recipe:
+        raise errors.Invalid(f"layer {record.diff_id} cannot be written again: {_UNKNOWN}")
+    fd = os.open(place / RECIPE, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        recipe = Recipe(fd)
+    finally:
+        os.close(fd)
+    if recipe.notes.irregular:
+        raise errors.Invalid(
+            f"layer {record.diff_id} cannot be written again: {recipe.notes.irregular}; {advice}"
+        )
+    return LayerTar(record.diff_id, recipe.size)
+
+
+def _record(place: Path) -> Record:
+    return msgspec.json.decode((place / RECORD).read_bytes(), type=Record)
+
+
+def _argv(arguments: Sequence[str]) -> list[str]:
+    return [sys.executable, "-I", "-S", "-c", _LOADER, search_path(), *arguments]
+
+
+async def _answer(child: Child) -> _Found:
+    finished = await child.finished()
+    try:
+        answer = msgspec.json.decode(finished.stdout, type=_Answer)
+    except msgspec.DecodeError:
+        raise errors.Lost(f"the process that reads a layer died ({_ending(finished)})") from None
+    if answer.ok is not None:
+        return answer.ok
+    kind, message = answer.error or ("Lost", "the process that reads a layer gave no answer")
+    raise {"Invalid": errors.Invalid, "Exhausted": errors.Exhausted}.get(kind, errors.Lost)(message)
+
+
+def _ending(finished: Finished) -> str:
+    words = finished.stderr[-500:].decode(errors="replace").strip() or "it said nothing"
+    return f"signal {-finished.code}: {words}" if finished.code < 0 else f"exit code {finished.code}: {words}"
+
+
+async def _pieces(fd: int) -> AsyncGenerator[bytes, None]:
+    """What comes through a pipe, in large pieces."""
+    loop = asyncio.get_running_loop()
+    os.set_blocking(fd, False)
+    held = bytearray()
+    while True:
+        try:
+            piece = os.read(fd, PIECE)
+        except BlockingIOError:
+            ready = loop.create_future()
+            loop.add_reader(fd, _settle, ready)
+            try:
+                await ready
+            finally:
+                loop.remove_reader(fd)
+            continue
+        held += piece
+        if held and (len(held) >= PIECE // 2 or not piece):
+            yield bytes(held)
+            held.clear()
+        if not piece:
+            return
+
+
+def _settle(future: "asyncio.Future[None]") -> None:
+    with suppress(asyncio.InvalidStateError):
+        future.set_result(None)
