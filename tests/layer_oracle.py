@@ -103,7 +103,7 @@ class Tree:
         if child is None or child.node.kind == "dir":
             raise RefusedError("a hard link to a directory or to nothing")
         old = directory.children.get(leaf)
-        if old and old.node is child.node:
+        if old and old.file == child.file:
             return
         if old and old.node.kind == "dir" and holds(old.node, child.node):
             raise RefusedError("a hard link that replaces what it links to")

@@ -88,10 +88,12 @@ class Layers(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LayerTar:
-    """The uncompressed tar that a layer came as."""
+    """What a stored layer can be had as: the uncompressed tar that it came as, or its blob if that was kept.
+    `compression` is "", "+gzip" or "+zstd"."""
 
-    digest: str  # its diff id
+    digest: str
     size: int
+    compression: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +110,11 @@ class LayerTars(Protocol):
     """Stored layers, read again. The caller holds what is read."""
 
     async def describe(self, chain_id: str) -> LayerTar:
-        """Digest and size of a layer's tar. Raises Invalid if it cannot be rebuilt, NotFound."""
+        """Digest and size of what `tar` gives. Raises Invalid if it cannot be rebuilt, NotFound."""
 
     def tar(self, chain: Sequence[str]) -> AsyncGenerator[bytes, None]:
-        """The tar of the last of these layers (lowest first), byte for byte as it came. Raises Invalid if it cannot
-        be rebuilt, Lost, perhaps at the very end, if the disk holds something else."""
+        """The tar of the last of these layers (lowest first), or its blob, byte for byte as it came. Raises Invalid
+        if it cannot be rebuilt, Lost, perhaps at the very end, if the disk holds something else."""
 
     async def verify(self, chain: Sequence[str]) -> Verdict:
         """Compare the last of these layers (lowest first) with what was pulled. Raises NotFound."""

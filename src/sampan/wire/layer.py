@@ -78,5 +78,10 @@ def allow_xattrs(xattrs: dict[bytes, bytes], name: bytes) -> None:
     for key in list(xattrs):
         if key.startswith(_OVERLAY):
             raise Invalid(f"{name[:200]!r} carries {key[:80]!r}, which only overlayfs itself may set")
-        if not key.startswith(_XATTRS) or key.startswith(_FOREIGN):
+        if not of_image(key):
             del xattrs[key]
+
+
+def of_image(key: bytes) -> bool:
+    """Whether a file's extended attribute is one that images set: not a label of a machine, not overlayfs's."""
+    return key.startswith(_XATTRS) and not key.startswith((*_FOREIGN, *_OVERLAY))

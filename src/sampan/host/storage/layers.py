@@ -6,8 +6,8 @@ What lies where on disk is `host.storage.layer_store`'s; what an archive may do 
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -24,8 +24,9 @@ from sampan.host.unpack.cursor import reserve
 from sampan.host.unpack.layout import BLOB, ROOT
 from sampan.model import errors
 from sampan.runtime.image_ports import Staged, Usage
-from sampan.tasks import KeyedLock, finish, step
+from sampan.tasks import KeyedLock, Tasks, finish, step
 
+WRITE_OUT_SECONDS = 0.2
 LIMIT = 500  # layers of one image; overlayfs takes no more
 _LOADER = (
     "import sys; sys.path[:0] = sys.argv.pop(1).split(':'); from sampan.host.unpack.child import main; main()"
@@ -77,6 +78,9 @@ class Layers:
         self._working: set[str] = set()  # keys of staging directories in use
         self._fresh: set[str] = set()  # published, and not durable so far
         self._committing = asyncio.Lock()
+        self._unpacking = 0  # so many children
+        self._tasks = Tasks()
+        self._writer: asyncio.Task[None] | None = None
         self._names: set[str] = {EMPTY}
         self._locks = KeyedLock()
 
@@ -91,6 +95,7 @@ class Layers:
 
     async def close(self) -> None:
         """Stop reclaiming; the next start goes on with it."""
+        await self._tasks.stop()
         await self._store.trash.close()
 
     # --- reading: from memory -------------------------------------------------------------------------------
@@ -173,12 +178,28 @@ class Layers:
 
     async def _stage(self, key: str, chunks: AsyncIterator[bytes], compression: str, base: bool) -> _Unpacked:
         arguments = ["stage", compression, "base" if base else "upper", self._keep, *map(str, await self._reserve())]
-        with opened(self._store.staging(key)) as fd:
+        with opened(self._store.staging(key)) as fd, self._writing_out():
             async with spawn(_argv(arguments), env=_ENVIRONMENT, stdin=True, fds=[fd]) as child:
                 with suppress(BrokenPipeError):  # it has seen enough, and says so
                     await _feed(child, chunks)
                 await child.close_stdin()
                 return _answer(await child.finished())
+
+    @contextmanager
+    def _writing_out(self) -> Iterator[None]:
+        """Keep the disk busy while layers are unpacked: else `commit` would wait for all of it at the end."""
+        self._unpacking += 1
+        if self._writer is None or self._writer.done():
+            self._writer = self._tasks.start("write out layers", self._write_out())
+        try:
+            yield
+        finally:
+            self._unpacking -= 1
+
+    async def _write_out(self) -> None:
+        while self._unpacking:
+            await asyncio.sleep(WRITE_OUT_SECONDS)
+            await in_slow_thread(self._store.flush)
 
     async def _reserve(self) -> tuple[int, int]:
         """Bytes and inodes that must stay free."""

@@ -115,7 +115,8 @@ def merge(key: str, reserve_bytes: str, reserve_inodes: str, lowers: str) -> Rep
     kept = os.open(f"{here}/{RECIPE}", os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
     os.close(LAYERS)
     confine.private_mounts()
-    options = f"lowerdir={lowers},upperdir={here}/{ROOT},workdir={here}/{WORK},{OVERLAY_OPTIONS}"
+    # volatile: to unmount would write all of the disk out, once for every layer; `host.storage.layers` does it once
+    options = f"lowerdir={lowers},upperdir={here}/{ROOT},workdir={here}/{WORK},{OVERLAY_OPTIONS},volatile"
     mount("overlay", f"{here}/{MERGED}", "overlay", 0, options)
     upper = confine.detached(f"{here}/{ROOT}")
     confine.enter(f"{here}/{MERGED}")

@@ -196,10 +196,12 @@ class Cursor:
         self._budget.spend(PAGE)
         fd = self._open_real(parent)
         try:
-            before = os.fstat(fd).st_mtime_ns
+            before = os.fstat(fd)
             os.mkdir(name, 0o755, dir_fd=fd)
+            if before.st_mode & stat.S_ISGID:  # it has been handed down, with the group
+                _disinherit(fd, name)
             os.utime(name, ns=(0, 0), dir_fd=fd, follow_symlinks=False)
-            os.utime(fd, ns=(before, before))
+            os.utime(fd, ns=(before.st_mtime_ns, before.st_mtime_ns))
         finally:
             os.close(fd)
 
@@ -207,3 +209,13 @@ class Cursor:
         """Remove what an entry replaces."""
         trees.remove(self._fd, leaf)
         self._stale = True
+
+
+def _disinherit(parent: int, name: bytes) -> None:
+    """Make a new directory 0755 and root's, whatever its parent gave it."""
+    fd = os.open(name, DIRECTORY, dir_fd=parent)
+    try:
+        os.fchown(fd, 0, 0)
+        os.fchmod(fd, 0o755)
+    finally:
+        os.close(fd)

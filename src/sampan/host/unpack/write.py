@@ -101,6 +101,7 @@ class Writer(Cursor):
             layer.check_ids(entry.uid, entry.gid, entry.name)
             layer.allow_xattrs(entry.xattrs, entry.name)
             self._enter(b"")
+            _undress(self._fd)
             self._dress_directory(self._fd, entry)
             self._mtime = entry.mtime
             self.has_root = True
@@ -127,7 +128,7 @@ class Writer(Cursor):
     def _directory(self, entry: tar.Entry, leaf: bytes, reader: tar.Reader) -> None:
         """Make or reuse a directory and stay in it: what comes next is usually its content."""
         path = join(self._path or b"", leaf)
-        replaced = False
+        replaced = reused = False
         try:
             os.mkdir(leaf, 0o700, dir_fd=self._fd)
         except FileExistsError:
@@ -135,6 +136,7 @@ class Writer(Cursor):
                 self._clear(leaf)
                 os.mkdir(leaf, 0o700, dir_fd=self._fd)
                 replaced = True
+            reused = not replaced
         self._budget.spend(PAGE)
         fd = os.open(leaf, DIRECTORY, dir_fd=self._fd)
         stale = self._stale
@@ -143,6 +145,8 @@ class Writer(Cursor):
         self._stale = stale
         if replaced:
             self._replaced(fd)
+        if reused:
+            _undress(fd)
         self._dress_directory(fd, entry)
         self._mtime = entry.mtime
 
@@ -184,6 +188,8 @@ class Writer(Cursor):
             self._clear(leaf)
             os.mknod(leaf, kind | entry.mode, number, dir_fd=self._fd)
         self._dress(entry, leaf)
+        if entry.mode & 0o6000:  # the change of owner took them away; no symlink is there to be followed
+            os.chmod(leaf, entry.mode, dir_fd=self._fd)
 
     def _dress(self, entry: tar.Entry, leaf: bytes) -> None:
         """Owner and time of what cannot be opened: by name in its directory, following nothing."""
@@ -273,6 +279,19 @@ class Writer(Cursor):
             )
         else:
             os.setxattr(self._fd, OPAQUE, b"y")
+
+
+def _undress(fd: int) -> None:
+    """Take away the extended attributes that a directory has from the image: its next entry says all of them."""
+    try:
+        keys = os.listxattr(fd)
+    except OSError as error:
+        if error.errno == ENOTSUP:
+            return
+        raise
+    for key in keys:
+        if layer.of_image(os.fsencode(key)):
+            os.removexattr(fd, key)
 
 
 def _set_xattrs(fd: int, entry: tar.Entry) -> None:
