@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import json
 import ssl
+import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,9 +48,15 @@ def answer(body: bytes = b"", status: int = 200, **headers: str) -> Behaviour:
     return behave
 
 
-def blob(body: bytes, *, ranges: bool = True, cut: int | None = None) -> Behaviour:
+def blob(
+    body: bytes,
+    *,
+    ranges: bool = True,
+    cut: int | None = None,
+    pace: Callable[[bytes, asyncio.StreamWriter], Awaitable[None]] | None = None,
+) -> Behaviour:
     """A blob that honours Range unless told not to; with `cut`, it breaks off after so many bytes each
-    time."""
+    time; `pace` sends it in its own time."""
 
     async def behave(request: Request, writer: asyncio.StreamWriter) -> bool:
         asked = request.headers.get("range", "") if ranges else ""
@@ -59,10 +66,37 @@ def blob(body: bytes, *, ranges: bool = True, cut: int | None = None) -> Behavio
         fields = {"Content-Length": str(len(part))}
         if asked:
             fields["Content-Range"] = f"bytes {start}-{start + len(part) - 1}/{len(body)}"
-        writer.write(head(206 if asked else 200, fields) + part[:cut])
+        writer.write(head(206 if asked else 200, fields) + (b"" if pace else part[:cut]))
+        if pace:
+            await pace(part, writer)
         return cut is None
 
     return behave
+
+
+class throttled:
+    """A blob of which each connection brings so many bytes a second. `most` counts those under way together."""
+
+    def __init__(self, body: bytes, rate: int, *, ranges: bool = True) -> None:
+        self._body, self._rate, self._ranges = body, rate, ranges
+        self._active = self.most = 0
+
+    async def __call__(self, request: Request, writer: asyncio.StreamWriter) -> bool:
+        whole = blob(self._body, ranges=self._ranges, pace=self._pace)
+        self._active += 1
+        self.most = max(self.most, self._active)
+        try:
+            return await whole(request, writer)
+        finally:
+            self._active -= 1
+
+    async def _pace(self, part: bytes, writer: asyncio.StreamWriter) -> None:
+        clock, piece = asyncio.get_running_loop().time, self._rate // 50
+        began = clock()
+        for start in range(0, len(part), piece):
+            writer.write(part[start : start + piece])
+            await writer.drain()
+            await asyncio.sleep(began + start / self._rate - clock())
 
 
 def redirect(location: str, status: int = 307) -> Behaviour:
@@ -107,6 +141,23 @@ def endless(beginning: bytes, again: bytes, pause: float = 0.0) -> Behaviour:
 def head(status: int, headers: Mapping[str, str]) -> bytes:
     lines = [f"HTTP/1.1 {status} Whatever", *(f"{name}: {value}" for name, value in headers.items())]
     return "\r\n".join([*lines, "", ""]).encode()
+
+
+def certificate(directory: Path) -> ssl.SSLContext:
+    """A self-signed certificate for 127.0.0.1 in `directory`: cert.pem, key.pem, and both.pem with both; and what a
+    server needs to show it. Clients may show it too."""
+    request = (
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=test"
+    )
+    names = "-addext subjectAltName=IP:127.0.0.1 -keyout key.pem -out cert.pem"
+    subprocess.run([*request.split(), *names.split()], cwd=directory, check=True, capture_output=True)
+    key, own = (directory / "key.pem").read_bytes(), (directory / "cert.pem").read_bytes()
+    (directory / "both.pem").write_bytes(key + own)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(directory / "both.pem")
+    context.load_verify_locations(directory / "cert.pem")
+    context.verify_mode = ssl.CERT_OPTIONAL
+    return context
 
 
 # --- the server -------------------------------------------------------------------------------------------
@@ -189,8 +240,10 @@ async def _read(reader: asyncio.StreamReader) -> Request | None:
 
 
 @contextlib.asynccontextmanager
-async def running(context: ssl.SSLContext | None = None) -> AsyncIterator[EvilRegistry]:
-    """A registry on a free loopback port, by TLS if a context is given."""
+async def running(
+    context: ssl.SSLContext | None = None, address: str = "127.0.0.1"
+) -> AsyncIterator[EvilRegistry]:
+    """A registry on a free port of this loopback address, by TLS if a context is given."""
     registry = EvilRegistry(scheme="https" if context else "http")
     connections: set[asyncio.Task[None]] = set()
 
@@ -205,8 +258,8 @@ async def running(context: ssl.SSLContext | None = None) -> AsyncIterator[EvilRe
         finally:
             connections.discard(task)
 
-    server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=context, limit=1 << 20)
-    registry.address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server = await asyncio.start_server(accept, address, 0, ssl=context, limit=1 << 20)
+    registry.address = f"{address}:{server.sockets[0].getsockname()[1]}"
     try:
         yield registry
     finally:

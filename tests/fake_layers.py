@@ -64,6 +64,12 @@ class FakeLayers:
         above = [id for id, lowers in self.lowers.items() if chain_id in lowers and id in self.published]
         assert not above, "removed from under another layer"
         self.published.pop(chain_id, None)
+        self.durable.discard(chain_id)
+
+    def crash(self) -> None:
+        """What the next start finds is what was durable."""
+        self.published = {chain_id: staged for chain_id, staged in self.published.items() if chain_id in self.durable}
+        self.staged.clear()
 
     async def sweep(self, keep: Collection[str]) -> None:
         for chain_id in set(self.published) - set(keep):
@@ -71,10 +77,11 @@ class FakeLayers:
         self.staged.clear()
 
     async def damaged(self, chain: Sequence[str]) -> Sequence[str]:
-        for chain_id in set(chain) & self.lost:
+        found = [chain_id for chain_id in chain if chain_id in self.lost and chain_id in self.published]
+        for chain_id in found:
             self.lost.discard(chain_id)
-            self.published.pop(chain_id, None)
-        return [chain_id for chain_id in chain if chain_id not in self.published]
+            del self.published[chain_id]
+        return found
 
     async def require_room(self, size: int, what: str) -> None:
         if size > self.room:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -26,6 +27,8 @@ class FakeRegistry:
         self.gates: dict[str, asyncio.Event] = {}  # a blob that has one is not sent until it is set
         self.arrived: dict[str, asyncio.Event] = {}  # set when a gated blob is asked for
         self.claims = True  # whether it tells the digest of a tag
+        self.left: set[str] = set()  # digests of blobs of which something was kept, as if all downloads were slow
+        self.in_use: Counter[str] = Counter()
         self.streaming = 0
         self.most_streaming = 0
 
@@ -54,8 +57,11 @@ class FakeRegistry:
         self.credentials.append(credentials)
         yield FakeRepository(self, reference)
 
-    async def tidy(self, age: float) -> None:
+    async def tidy(self, age: float) -> bool:
         self.asked.append(f"tidy {age:g}")
+        if age < 0:
+            self.left &= self.in_use.keys()
+        return bool(self.left)
 
 
 class FakeRepository:
@@ -88,6 +94,8 @@ class FakeRepository:
         self._ask("stream", blob.digest)
         registry = self._registry
         registry.streaming += 1
+        registry.left.add(blob.digest)
+        registry.in_use[blob.digest] += 1
         registry.most_streaming = max(registry.most_streaming, registry.streaming)
         try:
             if blob.digest in registry.gates:
@@ -99,9 +107,13 @@ class FakeRepository:
                 yield data[offset : offset + PIECE]
         finally:
             registry.streaming -= 1
+            registry.in_use[blob.digest] -= 1
+            registry.in_use += Counter()  # none of zero
 
     async def settle(self, blob: Descriptor) -> None:
         self._ask("settle", blob.digest)
+        if blob.digest not in self._registry.in_use:
+            self._registry.left.discard(blob.digest)
 
     def _blob(self, digest: str) -> bytes:
         try:

@@ -219,7 +219,9 @@ def dress(node: Node, entry: Entry) -> None:
         node.device = entry.device
     if entry.kind in ("file", "dir"):  # of the others only some kinds could be set, and nobody does
         node.xattrs = {
-            key.removeprefix(XATTR): value.encode() for key, value in entry.pax.items() if key.startswith(XATTR)
+            key.removeprefix(XATTR): value.encode()
+            for key, value in entry.pax.items()
+            if key.startswith(XATTR)
         }
 
 

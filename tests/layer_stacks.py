@@ -14,7 +14,7 @@ import random
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -91,7 +91,8 @@ def main() -> None:
 
 
 async def _compare(directory: Path, how: str, seeds: range) -> tuple[int, int, dict[str, str]]:
-    counts, wrong = [0, 0], {}
+    counts = [0, 0]
+    wrong: dict[str, str] = {}
     async with stores.opened(directory, Alone if how == "process" else Layers) as store:
         for seed in seeds:
             stack = random_stack(seed)
@@ -115,7 +116,11 @@ class Alone(InProcess):
         options = f"lowerdir={lowers},upperdir={here}/{ROOT},workdir={here}/{WORK},{OVERLAY_OPTIONS}"
         syscalls.mount("overlay", here / MERGED, "overlay", 0, options)
         try:
-            with stores.mask(), stores.directory(here / ROOT) as upper, stores.directory(here / MERGED) as root:
+            with (
+                stores.mask(),
+                stores.directory(here / ROOT) as upper,
+                stores.directory(here / MERGED) as root,
+            ):
                 budget = Budget(root, 0, 0)
                 writer = MergedWriter(root, upper, budget)
                 unpack(iter([(here / REST).read_bytes()]), writer, budget)
@@ -181,10 +186,13 @@ def _smaller(stack: Stack) -> Iterator[Stack]:
 
 
 def _plainer(entry: Entry) -> Iterator[Entry]:
-    for change in ({"pax": {}}, {"uid": 0, "gid": 0}, {"mode": 0o755}, {"data": b""}):
-        plainer = replace(entry, **change)  # type: ignore[arg-type]  # of mixed types
-        if plainer != entry:
-            yield plainer
+    plainer = (
+        replace(entry, pax={}),
+        replace(entry, uid=0, gid=0),
+        replace(entry, mode=0o755),
+        replace(entry, data=b""),
+    )
+    yield from (each for each in plainer if each != entry)
 
 
 def _shown(stack: Stack) -> Iterator[str]:
@@ -242,35 +250,46 @@ def random_path(dice: random.Random) -> str:
 
 
 def random_entries(dice: random.Random) -> list[Entry]:
-    """An entry, or a few that builders put together: a whiteout before or behind what takes its place, an
-    opaque marker before or behind its directory's content, a symlink and something that goes through it.
-    """
+    """An entry, or a few that builders put together."""
     path = random_path(dice)
+    return dice.choice(GROUPS)(dice, path)
+
+
+def hidden(path: str) -> Entry:
     head, slash, leaf = path.rpartition("/")
-    hides = Entry(f"{head}{slash}.wh.{leaf}")
-    empties = Entry(f"{path}/.wh..wh..opq")
-    match dice.randint(0, 11):
-        case 0:
-            return [hides]
-        case 1:
-            return [Entry(f"{head}{slash}.wh..wh..opq")]
-        case 2:
-            return dice.sample([hides, leaf_entry(dice, path)], 2)
-        case 3:
-            return [directory(dice, path), *dice.sample([empties, leaf_entry(dice, f"{path}/b")], 2)]
-        case 4:
-            return [
-                symlink(dice, path),
-                leaf_entry(dice, f"{path}/{random_path(dice)}"),
-                *([Entry(f"{path}/.wh.a")] if dice.random() < 0.3 else []),
-            ]
-        case 5:
-            return [leaf_entry(dice, path), Entry(random_path(dice), "hardlink", link=path)]
-        case 6:
-            return [Entry(path, "hardlink", link=random_path(dice))]
-        case 7 | 8:
-            return [directory(dice, path)]
-    return [leaf_entry(dice, path)]
+    return Entry(f"{head}{slash}.wh.{leaf}")
+
+
+def opaque(path: str) -> Entry:
+    return Entry(f"{path}/.wh..wh..opq".removeprefix("/"))
+
+
+def marked(dice: random.Random, path: str) -> list[Entry]:
+    """An opaque marker before or behind something in its directory."""
+    return [directory(dice, path), *dice.sample([opaque(path), leaf_entry(dice, f"{path}/b")], 2)]
+
+
+def led_elsewhere(dice: random.Random, path: str) -> list[Entry]:
+    """A symlink, and things whose way leads through it."""
+    through = [leaf_entry(dice, f"{path}/{random_path(dice)}"), hidden(f"{path}/a")]
+    return [symlink(dice, path), *through[: dice.choice((1, 1, 2))]]
+
+
+def linked(dice: random.Random, path: str) -> list[Entry]:
+    return [leaf_entry(dice, path), Entry(random_path(dice), "hardlink", link=path)]
+
+
+GROUPS: Sequence[Callable[[random.Random, str], list[Entry]]] = (
+    lambda _, path: [hidden(path)],
+    lambda _, path: [opaque(path.rpartition("/")[0])],
+    lambda dice, path: dice.sample([hidden(path), leaf_entry(dice, path)], 2),
+    marked,
+    led_elsewhere,
+    linked,
+    lambda dice, path: [Entry(path, "hardlink", link=random_path(dice))],
+    *[lambda dice, path: [directory(dice, path)]] * 2,
+    *[lambda dice, path: [leaf_entry(dice, path)]] * 3,
+)
 
 
 def directory(dice: random.Random, path: str) -> Entry:

@@ -23,6 +23,7 @@ PROMISED = [
     "cgroup.ignore_rdt_not_enabled",
     "registry.config_paths",
     "registry.auth_files",
+    "images.root",
     "images.keep_blobs",
     "images.pull_progress_timeout",
     "images.max_parallel_downloads",

@@ -78,6 +78,12 @@ class Registry:
 
 @dataclass(frozen=True, slots=True)
 class Images:
+    root: str = key(
+        "",
+        settings.optional_directory,
+        "Where image layers are, for a disk of their own; in root if empty. Images do not move along: they\n"
+        "are pulled again.",
+    )
     keep_blobs: bool = key(
         False,
         settings.flag,
@@ -237,7 +243,7 @@ class Config:
 
     @property
     def paths(self) -> Paths:
-        return Paths(self.root, self.state)
+        return Paths(self.root, self.state, Path(self.images.root) if self.images.root else None)
 
     @property
     def handlers(self) -> Mapping[str, Handler]:
@@ -305,6 +311,9 @@ def _checked(source: str, table: dict[str, object]) -> Config:
     config = settings.build(Config, table, "", problems)
     if config.root == config.state:
         problems.append(f"root and state are both {config.root}: each needs a place of its own")
+    if config.paths.images in (config.root, config.state):
+        given = settings.shown(config.images.root)
+        problems.append(f"images.root = {given}: that is taken; leave it empty to have images in root")
     runtime = config.runtime
     if runtime.default_handler not in runtime.handlers:
         given, there = settings.shown(runtime.default_handler), ", ".join(runtime.handlers)

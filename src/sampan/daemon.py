@@ -20,7 +20,7 @@ from sampan import config as configuration
 from sampan.api import cri_pb2_grpc as cri_rpc
 from sampan.api import sampan_pb2_grpc as own_rpc
 from sampan.config import Config
-from sampan.host import apparmor, features, places
+from sampan.host import apparmor, features, filesystems, places
 from sampan.host.cgroup import cgroups
 from sampan.host.cni.network import CniNetwork
 from sampan.host.device.cdi import CdiDirectories
@@ -177,7 +177,7 @@ async def _machine(
     host = replace(
         await features.gather(groups),
         rlimits=(("RLIMIT_NOFILE", *limits),),
-        user_namespaces=await userns_probe.works(config.root, slow_chown=config.images.slow_chown),
+        user_namespaces=await userns_probe.works(config.paths.images or config.root, slow_chown=config.images.slow_chown),
     )
     return Machine(
         oci=OciConmon(config.paths, systemd_cgroup=host.systemd_cgroup),
@@ -212,7 +212,7 @@ def serve(daemon: Daemon, interceptor: Interceptor) -> grpc.aio.Server:
         ],
     )
     config = daemon.cases.config
-    disk = Disk(config.paths.layers, config.paths.root, daemon.cases.stats.written)
+    disk = Disk(*filesystems.disks(config.paths), daemon.cases.stats.written)
     runtime = RuntimeService(daemon.cases)  # type: ignore[abstract]  # the rest answer UNIMPLEMENTED
     cri_rpc.add_RuntimeServiceServicer_to_server(runtime, server)
     cri_rpc.add_ImageServiceServicer_to_server(ImageService(daemon.images, config.handlers, disk), server)

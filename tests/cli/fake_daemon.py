@@ -344,6 +344,17 @@ class FakeImages(own_rpc.ImagesServicer):
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "this is no image archive")
         yield own.ImportResult(image_id=IMAGE_ID, tags=["docker.io/library/app:1"])
 
+    def Prune(self, request: own.PruneRequest, context: Context) -> own.PruneResponse:
+        self._daemon._heard(request, context)
+        images = self._daemon.images
+        going = {name: each for name, each in images.items() if request.all and not each.pinned}
+        for name in () if request.dry_run else going:
+            del images[name]
+        gone = [
+            own.PrunedImage(image_id=each.id, names=[name], bytes=each.size) for name, each in going.items()
+        ]
+        return own.PruneResponse(images=gone)
+
 
 class Served:
     """The fake daemon at a socket."""

@@ -1,5 +1,6 @@
 """`pull`, `rmi`, `import`."""
 
+import json
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
@@ -110,3 +111,30 @@ def test_import_of_what_is_no_archive_or_no_file_is_said(sampan: Sampan, tmp_pat
         f"sampan: cannot import {tmp_path}/bad: this is no image archive\n"
         f"sampan: cannot read {tmp_path}/none: No such file or directory\n"
     )
+
+
+def test_rmi_of_a_pinned_image_wants_force(sampan: Sampan, daemon: FakeDaemon) -> None:
+    daemon.add_image("app:1").pinned = True
+    ran = sampan("rmi", "app:1")
+    assert (ran.code, ran.out) == (1, "") and "pinned" in ran.err and "--force" in ran.err
+    assert "app:1" in daemon.images
+    assert sampan("rmi", "-f", "app:1").code == 0 and daemon.images == {}
+
+
+def test_prune_says_what_went_and_how_many_bytes(sampan: Sampan, daemon: FakeDaemon) -> None:
+    daemon.add_image("app:1")
+    assert sampan("prune").out == "removed 0 images, 0 B (0 bytes)\n"
+    line = f"{IMAGE_ID}  5.0 MiB  app:1\n"
+    assert (
+        sampan("prune", "--all", "--dry-run").out == f"{line}would remove 1 image, 5.0 MiB (5242880 bytes)\n"
+    )
+    assert sampan("prune", "-a").out == f"{line}removed 1 image, 5.0 MiB (5242880 bytes)\n"
+    assert daemon.images == {}
+    assert daemon.requests(own.PruneRequest) == [
+        own.PruneRequest(), own.PruneRequest(all=True, dry_run=True), own.PruneRequest(all=True),
+    ]  # fmt: skip
+
+
+def test_prune_as_json(sampan: Sampan, daemon: FakeDaemon) -> None:
+    daemon.add_image("app:1")
+    assert json.loads(sampan("prune", "-a", "--json").out)["images"][0]["bytes"] == str(5 << 20)

@@ -68,3 +68,21 @@ def test_images(sampan: Sampan, daemon: FakeDaemon) -> None:
     assert sampan("images").out.splitlines()[1].split()[:3] == ["example.test/app", "1", IMAGE_ID[7:20]]
     assert sampan("images", "-q").out == f"{IMAGE_ID}\n"
     assert json.loads(sampan("images", "--json").out)["images"][0]["size"] == str(5 << 20)
+
+
+def test_images_with_digests_and_pins(sampan: Sampan, daemon: FakeDaemon) -> None:
+    image = daemon.add_image("example.test/app:1")
+    image.repo_digests[:] = ["other.test/app@sha256:" + "1" * 64, "example.test/app@sha256:" + "2" * 64]
+    image.pinned = True
+    daemon.add_image("local/app:2", "sha256:" + "9" * 64)
+    head, first, second = (line.split() for line in sampan("images", "--digests").out.splitlines())
+    assert head == ["IMAGE", "TAG", "ID", "SIZE", "DIGEST"]
+    assert first[-2:] == ["sha256:" + "2" * 64, "pinned"]
+    assert second[-1] == "-"
+
+
+def test_images_without_a_sub_command_lists_and_an_unknown_one_is_said(
+    sampan: Sampan, daemon: FakeDaemon
+) -> None:
+    ran = sampan("images", "nonsense")
+    assert ran.code == 2 and "nonsense" in ran.err

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from sampan.host.registry.client import RegistryClient
+from sampan.host.registry.download import Effort
+from sampan.host.storage.spool import Spool
 from sampan.model.errors import NotFound
 from sampan.runtime.image_ports import Registry, Repository
 from sampan.wire import manifest, reference
@@ -31,12 +33,19 @@ async def served(certs: Path) -> AsyncIterator[Registry]:
     async with running() as server:
         server.serve(IMAGE, "library/app")
         server.hosts_toml(certs, "docker.io")
-        yield RegistryClient([certs])
+        effort = Effort(keep_after=0.0)
+        yield RegistryClient([certs], spool=Spool(certs / "parts"), effort=effort)
 
 
 @pytest.fixture(params=[in_memory, served])
-async def repository(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Repository]:
-    async with request.param(tmp_path) as registry, registry.open(reference.parse("app"), None) as opened:
+async def registry(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Registry]:
+    async with request.param(tmp_path) as registry:
+        yield registry
+
+
+@pytest.fixture
+async def repository(registry: Registry) -> AsyncIterator[Repository]:
+    async with registry.open(reference.parse("app"), None) as opened:
         yield opened
 
 
@@ -83,3 +92,31 @@ async def test_a_blob_that_is_not_there_is_not_found(repository: Repository) -> 
         await repository.read(absent, 10)
     with pytest.raises(NotFound):
         await anext(repository.stream(absent))
+
+
+async def test_a_blob_is_settled_as_often_as_one_likes(repository: Repository) -> None:
+    found = manifest.parse(IMAGE.manifest, "it")
+    assert isinstance(found, manifest.Manifest)
+    await repository.settle(found.layers[0])
+    async with contextlib.aclosing(repository.stream(found.layers[0])) as stream:
+        assert await anext(stream)
+        await repository.settle(found.layers[0])  # somebody else is done with it
+        rest = [piece async for piece in stream]
+    assert rest
+    await repository.settle(found.layers[0])
+    await repository.settle(found.layers[0])
+    pieces = [piece async for piece in repository.stream(found.layers[0])]
+    assert b"".join(pieces) == IMAGE.blobs[found.layers[0].digest]
+
+
+async def test_what_a_download_left_is_tidied_once_it_is_old(registry: Registry) -> None:
+    found = manifest.parse(IMAGE.manifest, "it")
+    assert isinstance(found, manifest.Manifest)
+    async with registry.open(reference.parse("app"), None) as repository:
+        async with contextlib.aclosing(repository.stream(found.layers[0])) as stream:
+            assert await anext(stream)
+            assert await registry.tidy(-1)  # it is in use
+        assert await registry.tidy(600)  # it may still be wanted
+        assert not await registry.tidy(-1)
+        await repository.settle(found.layers[0])
+        assert not await registry.tidy(600)

@@ -84,7 +84,7 @@ async def test_an_image_is_held_while_a_container_is_made_of_it(call: str, fails
     if fails:
         system.world.fail(call or CREATE_CALLS[0])
     create = asyncio.ensure_future(system.container(pod))
-    await until(lambda: call in system.world.calls if call else system.images._held[IMAGE.id])
+    await until(lambda: call in system.world.calls if call else system.images._records._held[IMAGE.id])
     assert bool(system.state.containers) is bool(call)
     await system.images.remove(IMAGE.id)
     assert system.state.images[IMAGE.id].removed and system.images.find(IMAGE.id) is None

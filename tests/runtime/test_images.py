@@ -62,6 +62,7 @@ class Node:
         self.restart(pinned)
 
     def restart(self, pinned: tuple[str, ...] = ()) -> None:
+        self.layers.crash()
         self.state = State(self.journal)
         self.state.adopt(self.journal.rows.values())
         supply = Supply(self.registry, self.archives, "x86_64", parallel=2, pinned=pinned)
@@ -738,3 +739,73 @@ async def test_an_import_moves_a_tag_as_a_pull_does(node: Node) -> None:
     await node.images.import_archive(Path("archive.tar"))
     assert node.images.find("app:v1").id == NEXT.id  # type: ignore[union-attr]
     assert node.images.find(APP.id).tags == ()  # type: ignore[union-attr]
+
+
+# --- what downloads keep for another try ----------------------------------------------------------------------
+
+
+def settled(node: Node, one: images.Image) -> list[int]:
+    """How often each layer's download was let go of."""
+    return [node.registry.asked.count(f"settle {digest}") for digest in layer_digests(one)]
+
+
+async def test_what_downloads_kept_is_let_go_of_once_and_after_the_image_is_recorded(node: Node) -> None:
+    node.registry.push(APP, f"{NAME}:v1")
+    order: list[str] = []
+    node.layers.failing = lambda step: order.append(f"{step} {settled(node, APP)}")
+    await node.images.pull("app:v1")
+    assert order[-1] == "commit [0, 0]" and settled(node, APP) == [1, 1]
+    assert not node.registry.left
+    await node.images.pull("app:v1")
+    assert settled(node, APP) == [1, 1]
+
+
+async def test_what_proved_wrong_is_let_go_of_at_once(node: Node) -> None:
+    node.registry.push(APP, f"{NAME}:v1")
+    node.registry.blobs[layer_digests(APP)[1]] += b"x"
+    with pytest.raises(Invalid):
+        await node.images.pull("app:v1")
+    assert settled(node, APP) == [1, 1]
+    node.consistent()
+
+
+async def test_after_a_failure_of_the_network_it_stays_for_the_retry(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sampan.runtime.images.RETRY_SECONDS", 0.001)
+    node.registry.push(APP, f"{NAME}:v1")
+    node.registry.failing[layer_digests(APP)[1]] = RegistryUnavailable("it went away")
+    node.registry.left.add("sha256:" + "0" * 64)  # it is tidied again and again while something is left
+    with pytest.raises(RegistryUnavailable):
+        await node.images.pull("app:v1")
+    assert settled(node, APP) == [0, 0]
+    await until(lambda: node.registry.count("tidy") > 2)
+    with pytest.raises(RegistryUnavailable):
+        await node.images.pull("app:v1")
+    node.registry.left.clear()
+    await asyncio.sleep(0.01)
+    count = node.registry.count("tidy")
+    await asyncio.sleep(0.01)
+    assert node.registry.count("tidy") == count
+    node.registry.failing.clear()
+    await node.images.pull("app:v1")
+    assert settled(node, APP) == [1, 1]
+
+
+async def test_a_pull_that_dies_before_it_is_recorded_keeps_it(node: Node) -> None:
+    node.registry.push(APP, f"{NAME}:v1")
+
+    def die(step: str) -> None:
+        if step == "commit":
+            raise asyncio.CancelledError
+
+    node.layers.failing = die
+    with pytest.raises(asyncio.CancelledError):
+        await node.images.pull("app:v1")
+    assert settled(node, APP) == [0, 0]
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0)

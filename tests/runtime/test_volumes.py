@@ -79,7 +79,7 @@ async def test_an_image_that_is_shown_outlives_its_removal_and_goes_with_the_las
         async def release(self, layers: Any) -> None:
             released.append(layers)
 
-    images._intake = cast(Any, Intake())
+    images._records._intake = cast(Any, Intake())
     pod = await made.pod()
     first, second = [await made.container(pod, name, mounts=[shown()]) for name in ("a", "b")]
     await images.remove("models:1")
@@ -126,7 +126,7 @@ async def test_a_create_that_fails_leaves_no_volume_and_holds_no_image(call: str
     made.world.fail(call)
     with pytest.raises(ToolFailed):
         await made.container(pod, **wanted)
-    assert made.world.census() == before and not made.containers._images._held
+    assert made.world.census() == before and not made.containers._images._records._held
     id = await made.container(pod, **wanted)
     assert made.world.shown == {id}
     await made.containers.remove(id)

@@ -128,3 +128,14 @@ async def test_what_is_no_archive_is_refused(client: Any) -> None:
         async for _ in client.Import(pieces(b"no archive" * 1000)):
             pass
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_prune_tells_what_went(client: Any) -> None:
+    await anything(client.Pull(api.PullRequest(image="app:v1")))
+    assert (await client.Prune(api.PruneRequest())).images == []
+    foreseen = await client.Prune(api.PruneRequest(all=True, dry_run=True))
+    pruned = await client.Prune(api.PruneRequest(all=True))
+    assert pruned == foreseen
+    (gone,) = pruned.images
+    assert (gone.image_id, gone.bytes, gone.names[0]) == (APP.id, 100_000, NAME)
+    assert (await client.Prune(api.PruneRequest(all=True))).images == []

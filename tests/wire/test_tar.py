@@ -124,6 +124,20 @@ def test_the_cuts_of_the_stream_do_not_matter(cuts: list[int]) -> None:
     assert found[1][0].xattrs == {b"user.k": b"v"}
 
 
+@pytest.mark.parametrize("cut", [0, 511, 512, 513, 811, 812, 1024])
+def test_data_comes_at_once_if_one_piece_of_the_stream_has_it(cut: int) -> None:
+    whole = archive(member("f", b"x" * 300), member("g", b"y" * 5), member("empty"))
+    reader = Reader(Source(iter([whole[:cut], whole[cut:]])))
+    found = []
+    for entry in reader:
+        piece = reader.at_once()
+        assert (piece is None) == (entry.name == b"f" and 512 <= cut < 812)
+        rest = b"".join(map(bytes, reader.data()))
+        assert not (piece and rest)
+        found.append(bytes(piece or b"") or rest)
+    assert found == [b"x" * 300, b"y" * 5, b""]
+
+
 def test_data_nobody_reads_is_passed_over() -> None:
     reader = Reader(Source(iter([MIXED])))
     assert [entry.name[:1] for entry in reader] == [b"a", b"p", b"b"]

@@ -49,7 +49,9 @@ def rmi_command(invocation: Invocation, words: tuple[str, ...], force: bool) -> 
         if found is None:
             raise NotFound(f"there is no image {printable(word)}; `sampan images` lists them")
         if found.pinned and not force:
-            raise WrongState(f"image {printable(word)} is pinned by the configuration; --force removes it all the same")
+            raise WrongState(
+                f"image {printable(word)} is pinned by the configuration; --force removes it all the same"
+            )
         names = {*found.repo_tags, *found.repo_digests}
         spec = cri.ImageSpec(image=word if word in names else found.id)
         client.call(client.images.RemoveImage, cri.RemoveImageRequest(image=spec))

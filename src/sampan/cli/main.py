@@ -27,7 +27,7 @@ COMMANDS = {
     "pull": ("images", "Download images."),
     "images": ("image_list", "List images."),
     "rmi": ("images", "Remove images."),
-    "prune": ("prune", "Remove images that nobody uses."),
+    "prune": ("prune", "Remove images that no container uses and that are not pinned."),
     "import": ("images", "Import image archives, as `docker save` or `skopeo copy` write them."),
     "inspect": ("inspect", "Show all that is known of a container, a pod or an image, as JSON."),
     "stats": ("stats", "Show what containers use."),

@@ -7,6 +7,7 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
+from sampan.model.paths import Paths
 from sampan.runtime.image_ports import Filesystem
 from sampan.wire import mountinfo
 
@@ -20,6 +21,21 @@ def filesystem(directory: Path) -> Filesystem:
         inodes=found.f_files,
         inodes_free=found.f_ffree,
     )
+
+
+def disks(paths: Paths) -> tuple[Path, Path]:
+    """What stands for the file system of image layers, and for that of containers' writable layers. The kubelet holds
+    the two against each other as text (KEP-4191), so on one disk both must be the same directory."""
+    layers, root = paths.layers.resolve(), paths.root
+    if layers.stat().st_dev == root.stat().st_dev or _one_device(layers, root):
+        return root, root
+    return layers, root
+
+
+def _one_device(one: Path, other: Path) -> bool:
+    """Whether both are of one block device, as subvolumes of btrfs are."""
+    device = _device(one)
+    return device.startswith("/dev/") and device == _device(other)
 
 
 def block_device(number: str) -> str:

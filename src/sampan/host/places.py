@@ -11,9 +11,10 @@ from sampan.model.errors import AlreadyExists, Invalid
 
 
 def claim(paths: Paths) -> tuple[int, ...]:
-    """Make root and state (0700) and lock both for this process; returns the locks' descriptors, to be kept open.
-    AlreadyExists if another daemon has one of them."""
-    for directory in (paths.root, paths.state):
+    """Make root, state and the place of images (0700) and lock them for this process; returns the locks' descriptors,
+    to be kept open. AlreadyExists if another daemon has one of them."""
+    places = (paths.root, paths.state, *([paths.images] if paths.images else []))
+    for directory in places:
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             directory.chmod(0o700)
@@ -21,11 +22,11 @@ def claim(paths: Paths) -> tuple[int, ...]:
             raise Invalid(f"cannot use the directory {directory}: {error.strerror}") from error
     # pods may come to pass through `state` (`host.oci.bundles`), so nothing in it may be left to a default mode
     (paths.state / "runtime").mkdir(mode=0o700, exist_ok=True)
-    return tuple(_locked(directory) for directory in (paths.root, paths.state))
+    return tuple(_locked(directory) for directory in places)
 
 
 def _locked(directory: Path) -> int:
-    lock = os.open(directory / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    lock = os.open(directory / "lock", os.O_CREAT | os.O_RDONLY | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

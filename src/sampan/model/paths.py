@@ -6,10 +6,12 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Paths:
-    """Every place on disk that is ours. `root` survives a reboot, `state` does not."""
+    """Every place on disk that is ours. `root` survives a reboot, `state` does not. `images` is where image layers
+    lie instead of in `root`: a disk of their own."""
 
     root: Path
     state: Path
+    images: Path | None = None
 
     @property
     def database(self) -> Path:
@@ -18,12 +20,12 @@ class Paths:
     @property
     def layers(self) -> Path:
         """Unpacked image layers."""
-        return self.root / "layers"
+        return (self.images or self.root) / "layers"
 
     @property
     def blobs(self) -> Path:
         """What is on its way in: image archives, and `spool`."""
-        return self.root / "blobs"
+        return (self.images or self.root) / "blobs"
 
     @property
     def spool(self) -> Path:

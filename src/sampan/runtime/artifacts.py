@@ -6,7 +6,7 @@ becomes a layer.
 """
 
 import hashlib
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +21,7 @@ from sampan.wire.artifact import File
 from sampan.wire.manifest import Descriptor, Manifest
 
 Open = Callable[[Descriptor], AsyncGenerator[bytes, None]]
+Settle = Callable[[Descriptor], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +32,19 @@ class Artifact:
     layer: Wanted
 
 
-def found(manifest: Manifest, raw: bytes, what: str, open: Open) -> Artifact:
-    """The artifact of a manifest, whose bytes are `raw`; `open` gives the content of a blob. Raises Invalid."""
+def found(manifest: Manifest, raw: bytes, what: str, open: Open, settle: Settle | None = None) -> Artifact:
+    """The artifact of a manifest, whose bytes are `raw`; `open` gives the content of a blob, `settle` lets go of what
+    was kept of one. Raises Invalid."""
     files = artifact.files(manifest, what)
     chain_id = artifact.chain_id(files)
     # What an archive will be like is known to the byte, but not its hash: nothing is promised of that.
-    source = LayerSource("", artifact.archive_size(files), "none", partial(archive, files, open))
+    source = LayerSource(
+        "",
+        artifact.archive_size(files),
+        "none",
+        partial(archive, files, open),
+        settle and partial(_settle, manifest.layers, settle),
+    )
     image = Image(
         id="sha256:" + hashlib.sha256(raw).hexdigest(),
         config=ImageConfig(),
@@ -67,6 +75,11 @@ async def archive(files: Sequence[File], open: Open) -> AsyncGenerator[bytes, No
                     yield piece
         if after:
             yield after
+
+
+async def _settle(blobs: Sequence[Descriptor], settle: Settle) -> None:
+    for blob in blobs:
+        await settle(blob)
 
 
 async def _checked(blob: Descriptor, open: Open) -> AsyncGenerator[bytes, None]:

@@ -45,7 +45,7 @@ async def content(what: Named, machine: str, repository: Repository) -> Content:
     wanted = what.wanted
     found, raw = await _choose(what, machine, repository)
     if found.artifact:
-        artifact = artifacts.found(found, raw, str(wanted), repository.stream)
+        artifact = artifacts.found(found, raw, str(wanted), repository.stream, repository.settle)
         return Content(b"", (), tags_of(wanted), (wanted.at(what.digest),), artifact)
     if not found.config.digest.startswith("sha256:"):
         raise Invalid(f"{wanted} names its config by {found.config.digest[:80]!r}, not by a sha256 digest")

@@ -72,8 +72,8 @@ class Layers(Protocol):
         """Remove every published layer that is not in `keep`, and staging that nobody works on (at boot)."""
 
     async def damaged(self, chain: Sequence[str]) -> Sequence[str]:
-        """Look whether these layers are still whole on disk, as far as that is soon seen; those that are not. From now
-        on they are not there; what containers use of them stays."""
+        """Look whether these layers are still whole on disk, as far as that is soon seen; those that are found damaged
+        now. From now on they are not there; what containers use of them stays."""
 
     async def require_room(self, size: int, what: str) -> None:
         """Raise Exhausted, naming `what` needs it, if the disk has no room for `size` more bytes of layers."""
@@ -123,8 +123,8 @@ class LayerTars(Protocol):
 @dataclass(frozen=True, slots=True)
 class LayerSource:
     """Where one layer's bytes come from. `digest` is "" and `size` -1 where the source does not promise them;
-    `compression` is what it says: gzip, zstd or none. `settle`: the bytes are in place, or of no use; what was kept of
-    them for another try may go."""
+    `compression` is what it says: gzip, zstd or none. `settle`: the bytes are in place for good, or of no use; what was
+    kept of them for another try may go."""
 
     digest: str
     size: int
@@ -165,8 +165,9 @@ class Registry(Protocol):
     ) -> AbstractAsyncContextManager[Repository]:
         """The repository a reference names, through the hosts that are configured for it now."""
 
-    async def tidy(self, age: float) -> None:
-        """Forget what long downloads left for another try, where none has come for `age` seconds."""
+    async def tidy(self, age: float) -> bool:
+        """Forget what long downloads left for another try, where none has come for `age` seconds. Whether something is
+        left."""
 
 
 @dataclass(frozen=True, slots=True)

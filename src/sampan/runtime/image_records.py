@@ -18,6 +18,7 @@ from sampan.runtime.state import Gone, State
 from sampan.tasks import Tasks, step
 from sampan.wire import reference
 
+RETRY_SECONDS = 10
 log = logging.getLogger("sampan.images")
 
 
@@ -35,6 +36,8 @@ class ImageRecords:
         self._tasks = tasks
         self._pinned = tuple(pinned)
         self._held: Counter[str] = Counter()
+        self._unclaimed: dict[str, None] = {}  # layers of removed images, until they were let go
+        self._retrying = False
         self._writing = asyncio.Lock()  # one change of names at a time: a tag belongs to one image
         self.index = ImageIndex()
         self.index.rebuild(state.images.values())
@@ -95,7 +98,7 @@ class ImageRecords:
                 await self._state.commit(hidden)
                 return
             await self._state.commit(Gone("image", image.id))
-        await self._intake.release(current.layers)
+        await self._reclaim(current.layers)
 
     async def forget_lost(self, has: Callable[[str], bool]) -> None:
         """Forget the images that lack a layer, as `has` says: a pull brings in what is missing."""
@@ -123,8 +126,29 @@ class ImageRecords:
             if not self.unneeded(current):  # a container was begun meanwhile
                 return False
             await self._state.commit(Gone("image", id))
-        await self._intake.release(current.layers)
+        await self._reclaim(current.layers)
         return True
+
+    async def _reclaim(self, layers: Sequence[str]) -> None:
+        """Free these layers if nobody needs them. The image is gone already, whatever comes of this: what fails is
+        tried again, here or at the next start."""
+        self._unclaimed.update(dict.fromkeys(layers))  # keeps the order: the lower before what is on it
+        waiting = tuple(self._unclaimed)
+        try:
+            await self._intake.release(waiting)
+        except Exception:
+            log.exception("cannot free the layers of a removed image; trying again in %d s", RETRY_SECONDS)
+            if not self._retrying:
+                self._retrying = True
+                self._tasks.start("free layers", self._reclaim_later())
+        else:
+            for chain_id in waiting:
+                self._unclaimed.pop(chain_id, None)
+
+    async def _reclaim_later(self) -> None:
+        await asyncio.sleep(RETRY_SECONDS)
+        self._retrying = False
+        await self._reclaim(())
 
     def unneeded(self, image: Image) -> bool:
         """Whether it is neither pinned nor used by a container. (One that was removed already goes with its last.)"""

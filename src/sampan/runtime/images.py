@@ -55,6 +55,7 @@ class Images:
         self._records = ImageRecords(state, self._intake, tasks, supply.pinned)
         self._joined = Joined()
         self._listeners: dict[Hashable, list[Report]] = {}
+        self._tidying = False
         self.prune = Prune(state, layers, self._records)
         self.hold = self._records.hold
         self.release = self._records.release
@@ -67,12 +68,22 @@ class Images:
         await self._records.pin_anew()
         await self.collect()
         await self._layers.sweep(used_layers(self._state))
-        self._tasks.start("tidy downloads", self._tidy())
+        self._tidy_later()
+
+    def _tidy_later(self) -> None:
+        """What downloads leave waits so long for another try."""
+        if not self._tidying:
+            self._tidying = True
+            self._tasks.start("tidy downloads", self._tidy())
 
     async def _tidy(self) -> None:
-        """What downloads before this start left waits so long for another try."""
-        await asyncio.sleep(RETRY_SECONDS)
-        await self._supply.registry.tidy(RETRY_SECONDS)
+        try:
+            left = True
+            while left:
+                await asyncio.sleep(RETRY_SECONDS)
+                left = await self._supply.registry.tidy(RETRY_SECONDS)
+        finally:
+            self._tidying = False
 
     # --- reading ------------------------------------------------------------------------------------------
 
@@ -106,8 +117,8 @@ class Images:
             await self._records.forget(image)
 
     async def require(self, *ids: str) -> None:
-        """See to it that containers can be made of these images: Lost if one has lost a layer. Such an image is forgotten,
-        and the pull that follows mends it."""
+        """See to it that containers can be made of these images: Lost if one has lost a layer. Such an image is
+        forgotten, and the pull that follows mends it."""
         for id in ids:
             image = self._state.images.get(id)
             if image is not None and await self._layers.damaged(image.layers):
@@ -131,7 +142,8 @@ class Images:
         try:
             return await self._fetch(wanted, credentials, key)
         except Exception:
-            await finish(self._records.forget_lost(self._layers.has))  # what it found damaged, and could not mend
+            self._tidy_later()
+            await finish(self._records.forget_lost(self._layers.has))  # damage that it could not mend
             raise
 
     async def _fetch(self, wanted: Reference, credentials: Credentials | None, key: Hashable) -> Image:
@@ -188,7 +200,7 @@ class Images:
     async def _install(self, what: str, content: Content, report: Report) -> Image:
         """Bring in the layers that are missing, then record the image: nobody sees half of one."""
         image, wanted = self._planned(what, content)
-        async with self._intake.hold(image.layers):
+        async with self._intake.hold(image.layers), self._intake.settling(wanted):
             await self._layers.damaged(image.layers)
             missing = [one.source.size for one in wanted if not self._layers.has(one.chain_id)]
             await self._layers.require_room(sum(size for size in missing if size > 0), what)

@@ -29,10 +29,12 @@ class Prune:
         self._records = records
 
     async def run(self, *, everything: bool, dry: bool) -> Sequence[Pruned]:
-        """Remove those without a tag, or with `everything` all; `dry` only says which. The oldest goes first; of a layer
-        that several of them share, the bytes count for the last."""
+        """Remove those without a tag, or with `everything` all; `dry` only says which. The oldest goes first; the
+        bytes of a layer that several of them share count for the last."""
         images = [image for image in self._state.images.values() if everything or not image.tags]
-        images = sorted(filter(self._records.unneeded, images), key=lambda image: (image.created_at, image.id))
+        images = sorted(
+            filter(self._records.unneeded, images), key=lambda image: (image.created_at, image.id)
+        )
         return self._foreseen(images) if dry else await self._remove(images)
 
     def _foreseen(self, images: Sequence[Image]) -> Sequence[Pruned]:

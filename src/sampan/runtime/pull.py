@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
-    Awaitable,
     Callable,
     Collection,
     Coroutine,
@@ -116,6 +115,17 @@ class Intake:
             if not self._held[chain_id]:
                 del self._held[chain_id]
 
+    @asynccontextmanager
+    async def settling(self, wanted: Sequence[Wanted]) -> AsyncIterator[None]:
+        """Let go of what was kept of downloads when their image is recorded (before, a crash would take its layers), or
+        proved to be of no use. After another failure, or the end of the daemon, it waits for the next try."""
+        try:
+            yield
+        except (Invalid, Exhausted):
+            await finish(_settle(wanted))
+            raise
+        await finish(_settle(wanted))
+
     async def take(self, wanted: Sequence[Wanted], report: Report) -> None:
         """Bring all of them in, the lowest first in the list, and make them durable. The caller holds them. The first
         failure ends it."""
@@ -139,37 +149,19 @@ class Intake:
         layer = wanted[place]
         async with self._locks(layer.chain_id):
             if not self._layers.has(layer.chain_id):
-                async with self._settled(layer.source):
-                    staged = await self._stage(layer, place == 0, report)
-                    try:
-                        if place:
-                            await published[place - 1].wait()
-                        await step("image.layer.publish", layer.chain_id)
-                        lowers = [each.chain_id for each in wanted[:place]]
-                        await self._layers.publish(staged, layer.chain_id, lowers)
-                    except BaseException:
-                        await finish(self._layers.discard(staged))
-                        raise
+                staged = await self._stage(layer, place == 0, report)
+                try:
+                    if place:
+                        await published[place - 1].wait()
+                    await step("image.layer.publish", layer.chain_id)
+                    lowers = [each.chain_id for each in wanted[:place]]
+                    await self._layers.publish(staged, layer.chain_id, lowers)
+                except BaseException:
+                    await finish(self._layers.discard(staged))
+                    raise
         published[place].set()
         size = layer.source.size
         report(Progress(layer.name, max(size, 0), size, ready=True))
-
-    @asynccontextmanager
-    async def _settled(self, source: LayerSource) -> AsyncIterator[None]:
-        """Let go of what was kept of a download when it is in place or proved wrong; after another failure, a while
-        later. One that is cancelled, as by the end of the daemon, leaves it for the try after it."""
-        if source.settle is None:
-            yield
-            return
-        try:
-            yield
-        except (Invalid, Exhausted):
-            await finish(_run(source.settle))
-            raise
-        except Exception:
-            self._tasks.start("let go of a download", _later(source.settle))
-            raise
-        await finish(_run(source.settle))
 
     async def _stage(self, layer: Wanted, base: bool, report: Report) -> Staged:
         """Fetch and unpack one layer, and hold it against what was promised."""
@@ -186,13 +178,10 @@ class Intake:
         return staged
 
 
-async def _run(work: Callable[[], Awaitable[None]]) -> None:
-    await work()
-
-
-async def _later(work: Callable[[], Awaitable[None]]) -> None:
-    await asyncio.sleep(RETRY_SECONDS)
-    await work()
+async def _settle(wanted: Sequence[Wanted]) -> None:
+    for layer in wanted:
+        if layer.source.settle is not None:
+            await layer.source.settle()
 
 
 def _verify(staged: Staged, layer: Wanted) -> None:

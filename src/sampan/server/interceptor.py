@@ -31,6 +31,7 @@ CODES: dict[type[BaseException], grpc.StatusCode] = {
     NotImplementedError: Code.UNIMPLEMENTED,
 }
 EXHAUSTED_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+DISK_ERRNOS = {errno.EROFS, errno.EIO, errno.EUCLEAN, errno.ESTALE}  # it may be mended without us
 ID_FIELDS = ("container_id", "pod_sandbox_id")
 ENDLESS = frozenset({"GetContainerEvents"})  # streams that are open as long as the daemon
 ENDLESS_SECONDS = 0.5  # for what is still in them when the daemon ends
@@ -41,6 +42,8 @@ def code_of(error: BaseException) -> grpc.StatusCode:
     """The gRPC code of an error; INTERNAL for one that is a bug of ours."""
     if isinstance(error, OSError) and error.errno in EXHAUSTED_ERRNOS:
         return Code.RESOURCE_EXHAUSTED
+    if isinstance(error, OSError) and error.errno in DISK_ERRNOS:
+        return Code.UNAVAILABLE
     return next((code for kind, code in CODES.items() if isinstance(error, kind)), Code.INTERNAL)
 
 

@@ -166,7 +166,7 @@ def _refuse_ambiguous(body: Mapping[str, Any], what: str) -> None:
 def _manifest(body: Mapping[str, Any], what: str) -> Manifest:
     manifest = strict_json.convert(body, Manifest, what)
     if manifest.schema_version != 2 or manifest.media_type not in _MANIFEST_TYPES:
-        raise Invalid(f"{what} is no image manifest but {manifest.media_type!r}")
+        raise Invalid(f"{what} is no image manifest but {manifest.media_type[:120]!r}")
     if len(manifest.layers) > LAYERS_LIMIT:
         raise Invalid(f"{what} has {len(manifest.layers)} layers; the limit is {LAYERS_LIMIT}")
     _check(manifest.config, what)
@@ -181,7 +181,7 @@ def _manifest(body: Mapping[str, Any], what: str) -> Manifest:
 def _index(body: Mapping[str, Any], what: str) -> Index:
     index = strict_json.convert(body, Index, what)
     if index.schema_version != 2 or index.media_type not in _INDEX_TYPES:
-        raise Invalid(f"{what} is no image index but {index.media_type!r}")
+        raise Invalid(f"{what} is no image index but {index.media_type[:120]!r}")
     if len(index.manifests) > INDEX_LIMIT:
         raise Invalid(f"{what} has {len(index.manifests)} entries; the limit is {INDEX_LIMIT}")
     for entry in index.manifests:

@@ -23,13 +23,13 @@ _EXTENSIONS = frozenset((_LONG_NAME, _LONG_LINK, _PAX, _PAX_GLOBAL))
 _FILES = frozenset((FILE, b"\0", b"7", _SPARSE))  # "7" is a contiguous file: a plain one to us
 _BODILESS = frozenset((LINK, SYMLINK, CHAR, BLOCK_DEVICE, DIRECTORY, FIFO))
 
-# name, mode, uid, gid, size, mtime, type, link, magic, major, minor, prefix
-_FIELDS = Struct("100s8s8s8s12s12s8xc100s8s64x8s8s155s12x")
+# name, mode and ids, size, mtime, type, link, magic, major, minor, prefix
+_FIELDS = Struct("100s24s12s12s8xc100s8s64x8s8s155s12x")
 _ZERO = bytes(BLOCK)
 _POSIX_MAGIC = b"ustar\x0000"
 _GNU_MAGIC = b"ustar  \x00"
 _SEEN_LIMIT = 4096
-_seen: dict[bytes, int] = {}
+_seen: dict[bytes, tuple[int, int, int]] = {}  # mode, uid and gid by their fields
 _sums: dict[bytes, int] = {}
 _XATTR = b"SCHILY.xattr."
 _NOTHING: dict[bytes, bytes] = {}
@@ -205,14 +205,12 @@ class Reader:
 
 
 def _from_header(block: bytes) -> Entry:
-    name, mode, uid, gid, size, mtime, kind, link, magic, major, minor, prefix = _FIELDS.unpack(block)
+    name, ids, size, mtime, kind, link, magic, major, minor, prefix = _FIELDS.unpack(block)
     entry = Entry()
     entry.kind = kind
     entry.name = _until_nul(name)
     entry.link = _until_nul(link) if link[0] else b""
-    entry.mode = _recurring(mode) & 0o7777
-    entry.uid = _recurring(uid)
-    entry.gid = _recurring(gid)
+    entry.mode, entry.uid, entry.gid = _seen.get(ids) or _mode_and_ids(ids)
     entry.size = number(size)
     entry.mtime = _clamped(number(mtime), 0)
     entry.device = (0, 0)
@@ -318,14 +316,12 @@ def number(field: bytes) -> int:
     raise Invalid(f"a numeric field of the archive is malformed: {field!r}")
 
 
-def _recurring(field: bytes) -> int:
-    """`number` of a field that has few different values in an archive."""
-    value = _seen.get(field)
-    if value is None:
-        value = number(field)
-        if len(_seen) < _SEEN_LIMIT:
-            _seen[field] = value
-    return value
+def _mode_and_ids(fields: bytes) -> tuple[int, int, int]:
+    """Mode, uid and gid. An archive has few different ones, so they are kept."""
+    found = number(fields[:8]) & 0o7777, number(fields[8:16]), number(fields[16:])
+    if len(_seen) < _SEEN_LIMIT:
+        _seen[fields] = found
+    return found
 
 
 def decimal(text: bytes) -> int:

@@ -4,8 +4,7 @@ import asyncio
 import contextlib
 import json
 import ssl
-import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from sampan.runtime.image_ports import Repository
 from sampan.wire import manifest, reference
 from sampan.wire.credentials import Credentials
 from sampan.wire.manifest import Descriptor
-from tests import images
+from tests import evil_registry, images
 from tests.conftest import PushImage
 from tests.evil_registry import (
     Behaviour,
@@ -203,6 +202,25 @@ async def test_a_mirror_is_given_less_patience_than_the_registry(
     async with shop.open() as repository:
         assert await repository.manifest("latest") == IMAGE.manifest
     assert (len(other.requests), len(evil.requests), len(shop.pauses)) == (2, 1, 1)
+
+
+@pytest.mark.parametrize(("seconds", "asked"), [(4, 2), (30, 1)])
+async def test_a_mirror_that_asks_to_wait_is_left_for_the_next_host(
+    shop: Shop, evil: EvilRegistry, other: EvilRegistry, seconds: int, asked: int
+) -> None:
+    other.on(TAG, answer(status=429, Retry_After=str(seconds)))
+    evil.hosts_toml(shop.certs, "evil.test", f'[host."{other.url}"]\n')
+    async with shop.open() as repository:
+        assert await repository.manifest("latest") == IMAGE.manifest
+    assert len(other.requests) == asked
+
+
+async def test_where_no_host_may_be_asked_the_configuration_is_wrong(shop: Shop, evil: EvilRegistry) -> None:
+    evil.hosts_toml(shop.certs, "evil.test", 'capabilities = ["pull"]\n')
+    with pytest.raises(Invalid, match=r"no host of evil\.test may be asked for this: see its hosts\.toml"):
+        async with shop.open() as repository:
+            await repository.manifest("latest")
+    assert evil.requests == []
 
 
 def test_how_long_an_attempt_may_bring_nothing() -> None:
@@ -641,7 +659,7 @@ async def test_a_registry_that_does_not_get_on_is_given_up(
     said = str(caught.value)
     for part in (
         "evil.test/app:latest",
-        f"{evil.url}{TAG} let 0.05 s pass without a byte (attempt 4)",
+        f"{evil.url}{TAG} let 0.05 s pass without getting on (attempt 4)",
         "images.pull_progress_timeout",
     ):
         assert part in said
@@ -799,32 +817,11 @@ async def test_cookies_are_not_kept(shop: Shop, evil: EvilRegistry) -> None:
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A self-signed certificate for 127.0.0.1, with its key in the same file."""
     directory = tmp_path_factory.mktemp("tls")
-    subprocess.run(
-        [
-            *(
-                "openssl",
-                "req",
-                "-x509",
-                "-newkey",
-                "ec",
-                "-pkeyopt",
-                "ec_paramgen_curve:prime256v1",
-                "-nodes",
-            ),
-            *("-days", "2", "-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"),
-            *("-keyout", "key.pem", "-out", "cert.pem"),
-        ],
-        cwd=directory,
-        check=True,
-        capture_output=True,
-    )
-    (directory / "both.pem").write_bytes(
-        (directory / "key.pem").read_bytes() + (directory / "cert.pem").read_bytes()
-    )
-    yield directory
+    evil_registry.certificate(directory)
+    return directory
 
 
 @pytest.fixture

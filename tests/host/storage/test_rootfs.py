@@ -67,6 +67,7 @@ async def test_an_image_without_layers_has_an_empty_root(store: Store) -> None:
 
 async def test_five_hundred_layers_are_mounted(store: Store) -> None:
     layers = await store.chain(*([Entry(f"f{number}")] for number in range(3)))
+    await store.layers.commit(layers)
     chain = [layers[0]] * 1  # the rest are made by hand: a record and a directory are all a layer is
     await store.layers.close()
     for number in range(500, 999):

@@ -6,6 +6,7 @@ as that. The HTTP underneath (`host.registry.endpoint`) is imported at the first
 pulls nothing does not pay for it.
 """
 
+import asyncio
 import hashlib
 import importlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
@@ -77,9 +78,8 @@ class RegistryClient:
             for endpoint in endpoints:
                 await endpoint.close()
 
-    async def tidy(self, age: float) -> None:
-        if self._spool:
-            await self._spool.tidy(age)
+    async def tidy(self, age: float) -> bool:
+        return self._spool is not None and await self._spool.tidy(age)
 
 
 class _Repository:
@@ -92,6 +92,7 @@ class _Repository:
         self._endpoints = endpoints
         self._spool = spool
         self._effort = effort
+        self._began = asyncio.get_running_loop().time()
 
     async def resolve(self, target: str) -> str | None:
         async def ask(endpoint: "Endpoint") -> str | None:
@@ -129,9 +130,8 @@ class _Repository:
 
     async def stream(self, blob: Descriptor) -> AsyncGenerator[bytes, None]:
         spool = self._spool
-        parts = await spool.open(blob.digest, blob.size) if spool else Parts(Path(), blob.size, ())
-        may_keep = spool is not None and spool.only(blob.digest)
-        download = Download(lambda *span: self._span(blob, *span), parts, self._effort, may_keep=may_keep)
+        parts = await spool.open(blob.digest, blob.size) if spool else Parts(Path(), blob.size)
+        download = Download(lambda *span: self._span(blob, *span), parts, self._effort, self._began)
         try:
             async with aclosing(download.pieces()) as pieces:
                 async for piece in pieces:
@@ -171,7 +171,7 @@ class _Repository:
 
         try:
             return await self._first("pull", ask)
-        except (NotFound, RegistryUnavailable) as error:  # older registries answer this and that
+        except (NotFound, Invalid, RegistryUnavailable) as error:  # older registries answer this and that
             try:
                 return await self.manifest(distribution.referrers_tag(digest))
             except NotFound:
@@ -195,8 +195,8 @@ class _Repository:
         """One error for all: of the last one's kind, because the registry itself comes after its mirrors."""
         what = f"cannot pull {self._reference}"
         if not failures:
-            return RegistryUnavailable(
-                f"{what}: no host configured for {self._reference.domain} may be asked"
+            return Invalid(
+                f"{what}: no host of {self._reference.domain} may be asked for this: see its hosts.toml"
             )
         return type(failures[-1])(f"{what}: {'; '.join(str(failure.args[0]) for failure in failures)}")
 

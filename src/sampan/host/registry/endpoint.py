@@ -35,6 +35,7 @@ REDIRECTS = 5
 ATTEMPTS = 4
 MIRROR_ATTEMPTS = 2  # there is another host to ask
 MIRROR_SECONDS = 30.0  # an attempt at a mirror may bring nothing for so long
+MIRROR_WAIT = 5.0  # seconds; a mirror that asks for more is not waited for
 LONGEST_WAIT = 60.0  # seconds; a registry that asks for more is not waited for
 READ_BUFFER = 512 << 10  # bytes buffered of one download before the socket is left to wait
 ERROR_BODY = 64 << 10  # bytes of an error answer that are read
@@ -58,6 +59,10 @@ class Patience:
     @property
     def attempts(self) -> int:
         return MIRROR_ATTEMPTS if self.mirror else ATTEMPTS
+
+    @property
+    def longest_wait(self) -> float:
+        return MIRROR_WAIT if self.mirror else LONGEST_WAIT
 
     @property
     def attempt(self) -> float | None:
@@ -129,6 +134,8 @@ class Endpoint:
                         yield data
                 return
             except Broken as error:
+                if span.start == span.stop:
+                    return  # all of it came; only the end of the answer did not
                 if span.start - mark >= WORTH_ANOTHER:
                     tries, mark = 0, span.start
                 tries += 1
@@ -148,7 +155,7 @@ class Endpoint:
     async def _wait(self, tries: int, error: Broken) -> None:
         """Pause before the next attempt, or give up."""
         wait = error.after if error.after is not None else min(0.5 * 2 ** (tries - 1), 10.0)
-        if tries >= self._patience.attempts or wait > LONGEST_WAIT:
+        if tries >= self._patience.attempts or wait > self._patience.longest_wait:
             more = f"; it asks to wait {wait:.0f} s" if error.after is not None else ""
             if error.stalled and not self._patience.mirror:
                 more = (
@@ -328,7 +335,8 @@ class Endpoint:
                 if window and waited > window:
                     if received < window * MINIMUM_RATE:
                         where = distribution.redact(str(response.url))
-                        raise Broken(f"{where} brought only {received} bytes in {waited:.0f} s")
+                        slow = f"{where} brought only {received} bytes in {waited:.0f} s"
+                        raise Broken(slow, stalled=True)
                     waited, received = 0.0, 0
                 yield piece
         except (aiohttp.ClientError, OSError) as error:

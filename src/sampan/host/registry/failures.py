@@ -33,7 +33,7 @@ def explain(error: Exception, url: URL, patience: float | None) -> Exception:
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         return RegistryUnavailable(f"{where} cannot be reached: it does not take the connection")
     if isinstance(error, TimeoutError):
-        return Broken(f"{where} let {patience or 0:g} s pass without a byte", stalled=True)
+        return Broken(f"{where} let {patience or 0:g} s pass without getting on", stalled=True)
     if isinstance(error, aiohttp.ClientResponseError):
         return RegistryUnavailable(f"{where} does not speak HTTP as it should")
     if isinstance(error, ValueError):

@@ -16,6 +16,7 @@ no record is thrown away. Blocking; for threads.
 import fcntl
 import logging
 import os
+import re
 import secrets
 import stat
 import struct
@@ -31,9 +32,12 @@ from sampan.host.storage.trash import Trash, opened
 from sampan.host.syscalls import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2, syncfs
 from sampan.host.unpack.layout import MERGED, REST, ROOT, STAGING, WHITEOUTS, WORK
 from sampan.host.unpack.write import OPAQUE
+from sampan.wire import mountinfo
 
 EMPTY = "0"
 TRASH, RECORD = "trash", "layer.json"
+LOST_AND_FOUND = "lost+found"  # of a disk that is mounted here
+_LOWER = re.compile(rf"(?:^|[:=/])(\d+)/{ROOT}(?=:|$)")
 _REAL = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
 _GETFLAGS, _SETFLAGS, _TOPDIR = 0x80086601, 0x40086602, 0x00020000  # FS_IOC_*, EXT4_TOPDIR_FL (linux/fs.h)
 log = logging.getLogger("sampan")
@@ -61,25 +65,33 @@ class LayerStore:
         self.root = root
         self.trash = Trash(root / TRASH)
 
-    def open(self) -> dict[str, tuple[str, Record]]:
-        """Make the directory; what is published in it: chain id → name and record. Leftovers go to
-        `trash`.
+    def open(self) -> tuple[dict[str, tuple[str, Record]], set[str]]:
+        """Make the directory; what is published in it: chain id → name and record. Leftovers go to `trash`, but
+        for those that are mounted: the names of these come second.
         """
         for part in (self.root, self.root / TRASH, self.root / EMPTY):
             part.mkdir(mode=0o700, parents=True, exist_ok=True)
         (self.root / EMPTY / ROOT).mkdir(mode=0o755, exist_ok=True)
         self.discard_staging(())
         found: dict[str, tuple[str, Record]] = {}
+        mounted, kept = _mounted(), set()
         for place in sorted(self.root.iterdir()):
-            if place.name in (STAGING, TRASH, EMPTY):
+            if place.name in (STAGING, TRASH, EMPTY, LOST_AND_FOUND):
                 continue
             record = _record(place)
-            if record is None or record.chain_id in found:
+            if record is not None and record.chain_id not in found:
+                found[record.chain_id] = place.name, record
+            elif place.name in mounted:
+                log.warning("%s is not a whole layer; it stays while containers have it mounted", place)
+                kept.add(place.name)
+            else:
                 log.warning("%s is not a whole layer and is removed", place)
                 self.trash.take(place)
-            else:
-                found[record.chain_id] = place.name, record
-        return found
+        return found, kept
+
+    def broken(self, places: Mapping[str, str]) -> list[str]:
+        """Those of these layers (chain id → name) that are not whole."""
+        return [chain_id for chain_id, name in places.items() if not _is(self.root / name, chain_id)]
 
     def discard_staging(self, keep: Sequence[str]) -> None:
         """Move all staging directories but those of `keep` to the trash."""
@@ -165,7 +177,29 @@ def _record(place: Path) -> Record | None:
         record = msgspec.json.decode((place / RECORD).read_bytes(), type=Record)
     except (OSError, msgspec.DecodeError):
         return None
-    return record if place.name.isdigit() and (place / ROOT).is_dir() and record.version == 1 else None
+    whole = place.name.isdigit() and _is_directory(place) and _is_directory(place / ROOT)
+    return record if whole and record.version == 1 else None
+
+
+def _is(place: Path, chain_id: str) -> bool:
+    record = _record(place)
+    return record is not None and record.chain_id == chain_id
+
+
+def _is_directory(path: Path) -> bool:
+    """Whether it is one itself: a link to one is damage."""
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except OSError:
+        return False
+
+
+def _mounted() -> set[str]:
+    """The names of layers that some overlay on this machine has below it; of another store's, too, which does no
+    harm. Mounts name them relative to the store, or in full."""
+    found = mountinfo.parse(Path("/proc/thread-self/mountinfo").read_bytes())
+    options = (option for mount in found if mount.fstype == "overlay" for option in mount.super_options)
+    return {name for option in options if option.startswith("lowerdir") for name in _LOWER.findall(option)}
 
 
 def _spread(directory: Path) -> None:

@@ -4,6 +4,7 @@ What lies where on disk is `host.storage.layer_store`'s; what an archive may do 
 """
 
 import asyncio
+import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
@@ -17,15 +18,17 @@ import msgspec
 
 from sampan.config import Paths
 from sampan.host.process import Child, Finished, spawn
-from sampan.host.storage.layer_store import EMPTY, LayerStore, Record
+from sampan.host.storage.disk_use import DiskUse
+from sampan.host.storage.layer_store import EMPTY, TRASH, LayerStore, Record
 from sampan.host.storage.trash import opened
 from sampan.host.threads import in_slow_thread, in_thread
 from sampan.host.unpack.cursor import reserve
-from sampan.host.unpack.layout import BLOB, ROOT
+from sampan.host.unpack.layout import BLOB, ROOT, STAGING
 from sampan.model import errors
 from sampan.runtime.image_ports import Staged, Usage
 from sampan.tasks import KeyedLock, Tasks, finish, step
 
+log = logging.getLogger("sampan")
 WRITE_OUT_SECONDS = 0.2
 LIMIT = 500  # layers of one image; overlayfs takes no more
 _LOADER = (
@@ -72,7 +75,8 @@ class Layers:
 
     def __init__(self, paths: Paths, *, keep_blobs: bool = False) -> None:
         self._keep = "keep" if keep_blobs else "drop"
-        self._store = LayerStore(paths.layers)
+        self._store = LayerStore(paths.layers.resolve())
+        self._use = DiskUse(self._store.root, STAGING, (TRASH, EMPTY, f"{EMPTY}/{ROOT}"), paths.blobs)
         self._published: dict[str, _Published] = {}
         self._staged: dict[str, _Unpacked] = {}  # by key
         self._working: set[str] = set()  # keys of staging directories in use
@@ -88,14 +92,16 @@ class Layers:
         """Read what is there. Half-unpacked and damaged layers are thrown away. Call once, before
         anything else.
         """
-        found = await in_slow_thread(self._store.open)
+        found, kept = await in_slow_thread(self._store.open)
         self._published = {chain_id: _Published(*entry) for chain_id, entry in found.items()}
-        self._names |= {published.name for published in self._published.values()}
+        self._names |= {published.name for published in self._published.values()} | kept
+        await in_slow_thread(self._use.load, self._places(self._published))
         self._store.trash.empty()
 
     async def close(self) -> None:
         """Stop reclaiming; the next start goes on with it."""
         await self._tasks.stop()
+        await self._use.close()
         await self._store.trash.close()
 
     # --- reading: from memory -------------------------------------------------------------------------------
@@ -129,9 +135,45 @@ class Layers:
         return [f"{name}/{ROOT}" for name in self._below(chain)] or [f"{EMPTY}/{ROOT}"]
 
     async def fs_usage(self) -> Usage:
-        """What all layers take of the disk, from their records."""
-        records = [published.record for published in self._published.values()]
-        return Usage(sum(record.size for record in records), sum(record.inodes for record in records))
+        """What the store takes of the disk, from memory; see `host.storage.disk_use`."""
+        records = {id: Usage(one.record.size, one.record.inodes) for id, one in self._published.items()}
+        self._use.look(self._places(set(records) - self._fresh), self._working)
+        return self._use.total(records, self._working, self._store.trash.usage)
+
+    def _places(self, chain: Collection[str]) -> dict[str, str]:
+        """The names of published layers by chain id."""
+        return {chain_id: self._published[chain_id].name for chain_id in chain}
+
+    async def damaged(self, chain: Sequence[str]) -> Sequence[str]:
+        """Those of these layers that are not whole on disk any more. From now on they are not there; their
+        directories stay, for a container may be using what is left of them."""
+        return [chain_id for chain_id in await self._broken(chain) if await self._give_up(chain_id)]
+
+    async def _broken(self, chain: Sequence[str]) -> Sequence[str]:
+        durable = [id for id in chain if id in self._published and id not in self._fresh]
+        return await in_thread(self._store.broken, self._places(durable)) if durable else ()
+
+    async def _give_up(self, chain_id: str) -> bool:
+        """Whether it is damaged indeed, and not being removed or placed just now."""
+        async with self._locks(chain_id):
+            if not await self._broken([chain_id]):
+                return False
+            place = self._store.root / self._published.pop(chain_id).name
+            log.error("layer %s at %s is damaged", chain_id, place)
+            self._use.forget(chain_id)
+            return True
+
+    async def require_room(self, size: int, what: str) -> None:
+        """Raise Exhausted if the disk has no room for `size` more bytes of layers."""
+        disk = await in_thread(os.statvfs, self._store.root)
+        kept = reserve(disk)[0]
+        free = disk.f_bavail * disk.f_frsize
+        if size > free - kept:
+            raise errors.Exhausted(
+                f"no space left for {what}: what is missing of it takes at least {size} bytes on the disk of "
+                f"{self._store.root}, where {free} are free, {kept} of them kept in reserve; "
+                "`sampan prune` removes images that nobody uses"
+            )
 
     def _get(self, chain_id: str) -> _Published:
         try:
@@ -308,8 +350,11 @@ class Layers:
                 await finish(self._remove(chain_id, published.name))
 
     async def _remove(self, chain_id: str, name: str) -> None:
-        await in_thread(self._store.trash.take, self._store.root / name)
+        record = self._published[chain_id].record
+        usage = self._use.of(chain_id, Usage(record.size, record.inodes))
+        await in_thread(self._store.trash.take, self._store.root / name, usage)
         del self._published[chain_id]
+        self._use.forget(chain_id)
         self._fresh.discard(chain_id)
         self._names.discard(name)
         self._store.trash.empty()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sampan.host.storage import trees
 from sampan.host.threads import in_slow_thread
+from sampan.runtime.image_ports import Usage
 from sampan.tasks import Tasks
 
 
@@ -23,12 +24,26 @@ class Trash:
         self._tasks = Tasks()
         self._wanted = False
         self._running = False
+        self._sizes: dict[str, Usage] = {}
 
-    def take(self, path: Path) -> None:
-        """Move `path` here; nothing there is fine. Blocking."""
+    @property
+    def usage(self) -> Usage:
+        """What the things here take of the disk, as far as those who threw them away said it."""
+        sizes = list(self._sizes.values())
+        return Usage(sum(size.bytes for size in sizes), sum(size.inodes for size in sizes))
+
+    def take(self, path: Path, usage: Usage | None = None) -> None:
+        """Move `path`, which takes so much of the disk, here; nothing there is fine. Blocking."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with suppress(FileNotFoundError):
-            path.rename(self._directory / f"{next(self._tickets)}-{secrets.token_hex(4)}")
+        name = f"{next(self._tickets)}-{secrets.token_hex(4)}"
+        if usage is not None:
+            self._sizes[name] = usage
+        try:
+            path.rename(self._directory / name)
+        except OSError as error:
+            self._sizes.pop(name, None)
+            if not isinstance(error, FileNotFoundError):
+                raise
 
     def empty(self) -> None:
         """See to it that all that is here now gets deleted. What cannot be is logged and tried again with
@@ -53,6 +68,7 @@ class Trash:
             for name in os.listdir(fd):  # noqa: PTH208 - pathlib knows no descriptors
                 try:
                     trees.remove(fd, name)
+                    self._sizes.pop(name, None)
                 except OSError as error:
                     failed.append(error)
         if failed:

@@ -17,7 +17,7 @@ PAGE = 4096
 RESERVE_BYTES = 1 << 30  # left free on the disk, but never more than a twentieth of it
 RESERVE_INODES = 10_000
 NOWHERE = (ENOENT, ENOTDIR, ELOOP)  # a path that leads to no directory
-_CHECK_EVERY = 32 << 20  # bytes written between two looks at the free space
+_CHECK_EVERY = 32 << 20  # bytes written between two looks at the free space; less on a small disk
 _TRIES = 10_000
 _LINKS = 40  # symlinks on one way; what the kernel allows
 
@@ -56,7 +56,8 @@ class Budget:
     def __init__(self, fd: int, reserve_bytes: int, reserve_inodes: int) -> None:
         self._fd = fd
         self._reserve = reserve_bytes, reserve_inodes
-        self._unchecked = _CHECK_EVERY
+        self._check_every = min(_CHECK_EVERY, max(reserve_bytes // 8, 64 * PAGE))
+        self._unchecked = self._check_every
         self.size = self.inodes = 0
 
     def spend(self, size: int) -> None:
@@ -64,7 +65,7 @@ class Budget:
         self.inodes += 1
         self.size += size + -size % PAGE
         self._unchecked += size + PAGE
-        if self._unchecked >= _CHECK_EVERY:
+        if self._unchecked >= self._check_every:
             self._look(size)
 
     def room(self, size: int) -> None:
@@ -72,7 +73,7 @@ class Budget:
         sizes.
         """
         self._unchecked += size + PAGE
-        if self._unchecked >= _CHECK_EVERY:
+        if self._unchecked >= self._check_every:
             self._look(size)
 
     def _look(self, size: int) -> None:
