@@ -150,12 +150,18 @@ def write_config(daemon: Daemon, certs: Sequence[Path], level: str, nri: bool) -
     daemon.config.write_text("\n".join(lines) + "\n")
 
 
-def start(daemon: Daemon, log: int | None = None, environment: dict[str, str] | None = None) -> None:
-    """Start sampand and wait until it answers. Its output goes to its log file, or to descriptor `log`."""
-    program = Path(sys.executable).with_name("sampand")
+def start(
+    daemon: Daemon,
+    log: int | None = None,
+    environment: dict[str, str] | None = None,
+    program: Sequence[Path | str] = (),
+) -> None:
+    """Start sampand, or a test's variant of it, and wait until it answers. Its output goes to its log file, or to
+    descriptor `log`."""
+    program = program or [Path(sys.executable).with_name("sampand")]
     with daemon.log.open("ab") as output:
         daemon.process = subprocess.Popen(
-            [program, "--config", daemon.config],
+            [*program, "--config", daemon.config],
             stdin=subprocess.DEVNULL,
             stdout=output if log is None else log,
             stderr=subprocess.STDOUT,

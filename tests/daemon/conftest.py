@@ -32,10 +32,13 @@ class Live:
         with self.own.config.open("a") as config:
             config.write(f'[cgroup]\ndriver = "{driver}"\n')
         self.cgroup_parent = cgroup_drivers.parent(driver, network.bridge)
+        self.program: list[str | Path] = []  # instead of sampand
 
     def start(self) -> None:
         """Start it; steps are recorded, and met by the faults that a test writes to `faults`."""
-        private_daemon.start(self.own, environment={"SAMPAN_FAULTS": str(self.faults)})
+        private_daemon.start(
+            self.own, environment={"SAMPAN_FAULTS": str(self.faults)}, program=self.program
+        )
 
     def ended(self, seconds: float = 20) -> int:
         """Wait until the process ends by itself (a fault killed it)."""

@@ -448,6 +448,19 @@ async def test_after_a_failure_of_the_network_the_retry_finds_what_had_arrived(
     assert node.registry.asked.count(f"stream {base}") == 1
 
 
+async def test_a_retry_that_succeeds_ends_the_waiting_for_it(node: Node) -> None:
+    node.registry.push(APP, f"{NAME}:v1")
+    node.registry.failing[layer_digests(APP)[1]] = RegistryUnavailable("it went away")
+    for _ in range(2):
+        with pytest.raises(RegistryUnavailable):
+            await node.images.pull("app:v1")
+    node.registry.failing.clear()
+    await node.images.pull("app:v1")
+    await until(lambda: not any("layers" in task.get_name() for task in asyncio.all_tasks()))
+    await node.images.remove("app:v1")
+    assert node.layers.published == {}
+
+
 async def test_without_a_retry_it_is_let_go(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pull, "RETRY_SECONDS", 0.01)
     node.registry.blobs[layer_digests(APP)[1]] = RaisesWhenRead()

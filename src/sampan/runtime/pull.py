@@ -14,7 +14,7 @@ from collections.abc import (
     Coroutine,
     Sequence,
 )
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +67,7 @@ class Intake:
         self._slots = asyncio.Semaphore(parallel)
         self._used = used
         self._held: Counter[str] = Counter()
+        self._unavailable: dict[tuple[str, ...], asyncio.Event] = {}  # what is held for a retry, until it succeeds
         self._locks = KeyedLock()
 
     @asynccontextmanager
@@ -74,17 +75,22 @@ class Intake:
         """Keep these layers, those that are there and those that come, until their image is recorded or given
         up.
 
-        After a failure of the network they are kept a while longer, for the retry that is sure to come.
+        After a failure of the network they are kept a while longer, for the retry that is sure to come, but no longer
+        than until that succeeds.
         """
         self._held.update(chain)
         try:
             yield
         except RegistryUnavailable:
-            self._tasks.start("let go of layers", self._let_go_later(chain))
+            retried = self._unavailable.setdefault(tuple(chain), asyncio.Event())
+            self._tasks.start("let go of layers", self._let_go_later(chain, retried))
             raise
         except BaseException:
             await finish(self._let_go(chain))
             raise
+        retried = self._unavailable.pop(tuple(chain), None)
+        if retried is not None:
+            retried.set()
         await finish(self._let_go(chain))
 
     async def present(self, chain: Sequence[str]) -> bool:
@@ -99,8 +105,12 @@ class Intake:
         self._held.subtract(chain)
         await self.release(chain)
 
-    async def _let_go_later(self, chain: Sequence[str]) -> None:
-        await asyncio.sleep(RETRY_SECONDS)
+    async def _let_go_later(self, chain: Sequence[str], retried: asyncio.Event) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(RETRY_SECONDS):
+                await retried.wait()
+        if self._unavailable.get(tuple(chain)) is retried:
+            del self._unavailable[tuple(chain)]
         await self._let_go(chain)
 
     async def release(self, chain: Sequence[str]) -> None:

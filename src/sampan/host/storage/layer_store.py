@@ -30,8 +30,10 @@ import msgspec
 from sampan.host.storage import trees
 from sampan.host.storage.trash import Trash, opened
 from sampan.host.syscalls import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2, syncfs
+from sampan.host.unpack.cursor import reserve
 from sampan.host.unpack.layout import MERGED, REST, ROOT, STAGING, WHITEOUTS, WORK
 from sampan.host.unpack.write import OPAQUE
+from sampan.model.errors import Exhausted
 from sampan.wire import mountinfo
 
 EMPTY = "0"
@@ -88,6 +90,16 @@ class LayerStore:
                 log.warning("%s is not a whole layer and is removed", place)
                 self.trash.take(place)
         return found, kept
+
+    def require_room(self, size: int, what: str) -> None:
+        """Raise Exhausted if the disk has no room for `size` more bytes of `what`."""
+        disk = os.statvfs(self.root)
+        kept, free = reserve(disk)[0], disk.f_bavail * disk.f_frsize
+        if size > free - kept:
+            raise Exhausted(
+                f"no space left for {what}: it takes at least {size} bytes more on the disk of {self.root}, "
+                f"where {free} are free, {kept} of them in reserve; `sampan prune` removes images that nobody uses"
+            )
 
     def broken(self, places: Mapping[str, str]) -> list[str]:
         """Those of these layers (chain id → name) that are not whole."""

@@ -136,7 +136,7 @@ class Layers:
 
     async def fs_usage(self) -> Usage:
         """What the store takes of the disk, from memory; see `host.storage.disk_use`."""
-        records = {id: Usage(one.record.size, one.record.inodes) for id, one in self._published.items()}
+        records = {chain_id: _estimate(published) for chain_id, published in self._published.items()}
         self._use.look(self._places(set(records) - self._fresh), self._working)
         return self._use.total(records, self._working, self._store.trash.usage)
 
@@ -145,12 +145,12 @@ class Layers:
         return {chain_id: self._published[chain_id].name for chain_id in chain}
 
     async def damaged(self, chain: Sequence[str]) -> Sequence[str]:
-        """Those of these layers that are not whole on disk any more. From now on they are not there; their
-        directories stay, for a container may be using what is left of them."""
+        """Those of these layers that are not whole on disk any more. From now on they are not there; what is left
+        of them stays, for a container may be using it."""
         return [chain_id for chain_id in await self._broken(chain) if await self._give_up(chain_id)]
 
     async def _broken(self, chain: Sequence[str]) -> Sequence[str]:
-        durable = [id for id in chain if id in self._published and id not in self._fresh]
+        durable = {id for id in chain if id in self._published} - self._fresh
         return await in_thread(self._store.broken, self._places(durable)) if durable else ()
 
     async def _give_up(self, chain_id: str) -> bool:
@@ -158,22 +158,14 @@ class Layers:
         async with self._locks(chain_id):
             if not await self._broken([chain_id]):
                 return False
-            place = self._store.root / self._published.pop(chain_id).name
-            log.error("layer %s at %s is damaged", chain_id, place)
+            log.error("layer %s is damaged: %s", chain_id, self.directory(chain_id).parent)
+            del self._published[chain_id]
             self._use.forget(chain_id)
             return True
 
     async def require_room(self, size: int, what: str) -> None:
         """Raise Exhausted if the disk has no room for `size` more bytes of layers."""
-        disk = await in_thread(os.statvfs, self._store.root)
-        kept = reserve(disk)[0]
-        free = disk.f_bavail * disk.f_frsize
-        if size > free - kept:
-            raise errors.Exhausted(
-                f"no space left for {what}: what is missing of it takes at least {size} bytes on the disk of "
-                f"{self._store.root}, where {free} are free, {kept} of them kept in reserve; "
-                "`sampan prune` removes images that nobody uses"
-            )
+        await in_thread(self._store.require_room, size, what)
 
     def _get(self, chain_id: str) -> _Published:
         try:
@@ -350,8 +342,7 @@ class Layers:
                 await finish(self._remove(chain_id, published.name))
 
     async def _remove(self, chain_id: str, name: str) -> None:
-        record = self._published[chain_id].record
-        usage = self._use.of(chain_id, Usage(record.size, record.inodes))
+        usage = self._use.of(chain_id, _estimate(self._published[chain_id]))
         await in_thread(self._store.trash.take, self._store.root / name, usage)
         del self._published[chain_id]
         self._use.forget(chain_id)
@@ -365,6 +356,10 @@ class Layers:
             await self.remove(chain_id)
         await in_thread(self._store.discard_staging, tuple(self._working))
         self._store.trash.empty()
+
+
+def _estimate(layer: _Published) -> Usage:
+    return Usage(layer.record.size, layer.record.inodes)
 
 
 async def _feed(child: Child, chunks: AsyncIterator[bytes]) -> None:
