@@ -27,7 +27,9 @@ class FakeRegistry:
         self.gates: dict[str, asyncio.Event] = {}  # a blob that has one is not sent until it is set
         self.arrived: dict[str, asyncio.Event] = {}  # set when a gated blob is asked for
         self.claims = True  # whether it tells the digest of a tag
-        self.left: set[str] = set()  # digests of blobs of which something was kept, as if all downloads were slow
+        self.left: set[str] = (
+            set()
+        )  # digests of blobs of which something was kept, as if all downloads were slow
         self.in_use: Counter[str] = Counter()
         self.streaming = 0
         self.most_streaming = 0

@@ -19,7 +19,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sampan.host import mounts, syscalls
-from sampan.host.storage.layers import Layers, _Unpacked
+from sampan.host.storage.layers import Layers
+from sampan.host.storage.unpacking import Unpacked
 from sampan.host.unpack.child import unpack
 from sampan.host.unpack.cursor import Budget
 from sampan.host.unpack.layout import MERGED, OVERLAY_OPTIONS, REST, ROOT, STAGING, WORK
@@ -109,7 +110,7 @@ async def _compare(directory: Path, how: str, seeds: range) -> tuple[int, int, d
 class Alone(InProcess):
     """In a process that has its mounts for itself."""
 
-    async def _merge(self, key: str, below: Sequence[str]) -> _Unpacked:
+    async def _merge(self, key: str, below: Sequence[str]) -> Unpacked:
         os.chdir(self.root)
         lowers = ":".join(f"{name}/{ROOT}" for name in below or ("0",))
         here = Path(STAGING, key)
@@ -126,7 +127,7 @@ class Alone(InProcess):
                 unpack(iter([(here / REST).read_bytes()]), writer, budget)
         finally:
             syscalls.umount(here / MERGED, syscalls.MNT_DETACH)
-        return _Unpacked(size=budget.size, inodes=budget.inodes, has_root=writer.has_root)
+        return Unpacked(size=budget.size, inodes=budget.inodes, has_root=writer.has_root)
 
 
 async def disagreement(store: Store, stack: Stack) -> str:

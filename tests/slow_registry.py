@@ -5,7 +5,6 @@ Honest otherwise: manifests by tag and digest, blobs whole and in ranges, each c
 
 import threading
 import time
-from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socket import SHUT_RDWR, socket
 from typing import Any

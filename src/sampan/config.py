@@ -77,6 +77,16 @@ class Registry:
 
 
 @dataclass(frozen=True, slots=True)
+class Trust:
+    policy: str = key(
+        "",
+        settings.optional_path,
+        "A TOML file that says which images may be pulled and run, and whose signatures count; read at each use.\n"
+        "Without one (empty), every image may. See docs/trust.md.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Images:
     root: str = key(
         "",
@@ -233,6 +243,7 @@ class Config:
         "info", settings.one_of("debug", "info", "warning", "error"), "debug, info, warning or error."
     )
     cgroup: Cgroup = section(Cgroup, "Control groups.")
+    trust: Trust = section(Trust, "Which images may be pulled and run, and whose signatures count.")
     registry: Registry = section(Registry, "Where images come from.")
     images: Images = section(Images, "What becomes of images.")
     cni: Cni = section(Cni, "The pod network.")

@@ -35,6 +35,7 @@ from sampan.host.sandbox import userns_probe
 from sampan.host.sandbox.sandboxes import PinnedSandboxes
 from sampan.host.sources import HostFacts
 from sampan.host.storage.archive import Archives
+from sampan.host.storage.layer_tar import LayerTars
 from sampan.host.storage.layers import Layers
 from sampan.host.storage.rootfs import OverlayRootfs
 from sampan.host.storage.spool import Spool
@@ -75,6 +76,7 @@ class Daemon:
 
     cases: UseCases
     images: Images
+    tars: LayerTars
     recovery: Recovery
     close: tuple[Callable[[], Awaitable[None]], ...]  # in this order, at the end
 
@@ -101,7 +103,7 @@ async def build(config: Config) -> Daemon:
     cases, recovery = _use_cases(config, state, machine, images, tasks, database.opened.reason)
     tasks.start("stats collector", cases.stats.collect())
     close = (tasks.stop, handlers.close, network.close, rootfs.close, layers.close, database.close)
-    return Daemon(cases, images, recovery, close)
+    return Daemon(cases, images, LayerTars(layers), recovery, close)
 
 
 async def _state(database: Database) -> State:
@@ -216,7 +218,7 @@ def serve(daemon: Daemon, interceptor: Interceptor) -> grpc.aio.Server:
     runtime = RuntimeService(daemon.cases)  # type: ignore[abstract]  # the rest answer UNIMPLEMENTED
     cri_rpc.add_RuntimeServiceServicer_to_server(runtime, server)
     cri_rpc.add_ImageServiceServicer_to_server(ImageService(daemon.images, config.handlers, disk), server)
-    own_rpc.add_ImagesServicer_to_server(ImageAdmin(daemon.images), server)
+    own_rpc.add_ImagesServicer_to_server(ImageAdmin(daemon.images, daemon.tars), server)
     socket = config.socket
     places.clear_socket(socket)
     mask = os.umask(0o177)

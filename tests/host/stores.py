@@ -14,10 +14,10 @@ import pytest
 from sampan.config import Paths
 from sampan.host import mounts, process, syscalls
 from sampan.host.process import Child
-from sampan.host.storage import layers as layers_module
-from sampan.host.storage import rootfs
-from sampan.host.storage.layers import Layers, _Unpacked
+from sampan.host.storage import rootfs, unpacking
+from sampan.host.storage.layers import Layers
 from sampan.host.storage.rootfs import OverlayRootfs
+from sampan.host.storage.unpacking import Unpacked
 from sampan.host.threads import in_own_thread
 from sampan.host.unpack.child import unpack
 from sampan.host.unpack.cursor import Budget
@@ -104,7 +104,7 @@ async def chunks(content: Content, compression: str = "none") -> AsyncIterator[b
 class InProcess(Layers):
     """Layers without the child process: fifty times faster where thousands are needed."""
 
-    async def _stage(self, key: str, chunks: AsyncIterator[bytes], compression: str, base: bool) -> _Unpacked:
+    async def _stage(self, key: str, chunks: AsyncIterator[bytes], compression: str, base: bool) -> Unpacked:
         place = self._store.staging(key)
         archive = b"".join([chunk async for chunk in chunks])
         with mask(), directory(place / ROOT) as root, (place / REST).open("wb", buffering=0) as rest:
@@ -112,7 +112,7 @@ class InProcess(Layers):
             writer = Writer(root, budget, base=base)
             done = unpack(iter([archive]), writer, budget, rest.fileno())
         (place / WHITEOUTS).write_bytes(b"".join(name + b"\0" for name in writer.whiteouts))
-        return _Unpacked(
+        return Unpacked(
             size=budget.size,
             inodes=budget.inodes,
             has_root=writer.has_root,
@@ -122,11 +122,11 @@ class InProcess(Layers):
             opaque=writer.opaque,
         )
 
-    async def _merge(self, key: str, below: Sequence[str]) -> _Unpacked:
+    async def _merge(self, key: str, below: Sequence[str]) -> Unpacked:
         lowers = ":".join(f"{name}/{ROOT}" for name in below or ("0",))
         here = f"{STAGING}/{key}"
 
-        def work() -> _Unpacked:
+        def work() -> Unpacked:
             syscalls.unshare(syscalls.CLONE_FS | syscalls.CLONE_NEWNS)
             syscalls.mount("", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE)
             os.umask(0)
@@ -140,7 +140,7 @@ class InProcess(Layers):
                     unpack(iter([(Path(here) / REST).read_bytes()]), writer, budget)
             finally:
                 syscalls.umount(f"{here}/{MERGED}", syscalls.MNT_DETACH)
-            return _Unpacked(size=budget.size, inodes=budget.inodes, has_root=writer.has_root)
+            return Unpacked(size=budget.size, inodes=budget.inodes, has_root=writer.has_root)
 
         return await in_own_thread(work)
 
@@ -222,7 +222,7 @@ def children(monkeypatch: pytest.MonkeyPatch) -> list[Child]:
             seen.append(child)
             yield child
 
-    monkeypatch.setattr(layers_module, "spawn", spy)
+    monkeypatch.setattr(unpacking, "spawn", spy)
     return seen
 
 

@@ -816,9 +816,3 @@ async def test_a_pull_that_dies_before_it_is_recorded_keeps_it(node: Node) -> No
     with pytest.raises(asyncio.CancelledError):
         await node.images.pull("app:v1")
     assert settled(node, APP) == [0, 0]
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - nothing tells
-            await asyncio.sleep(0)

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from sampan.api import cri_pb2 as sampan_dot_api_dot_cri__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17sampan/api/sampan.proto\x12\tsampan.v1\x1a\x14sampan/api/cri.proto\"B\n\x0bPullRequest\x12\r\n\x05image\x18\x01 \x01(\t\x12$\n\x04\x61uth\x18\x02 \x01(\x0b\x32\x16.runtime.v1.AuthConfig\"[\n\x0cPullProgress\x12\r\n\x05layer\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x03\x12\r\n\x05total\x18\x03 \x01(\x03\x12\r\n\x05ready\x18\x04 \x01(\x08\x12\x10\n\x08image_id\x18\x05 \x01(\t\"\x1b\n\x0bImportChunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\".\n\x0cImportResult\x12\x10\n\x08image_id\x18\x01 \x01(\t\x12\x0c\n\x04tags\x18\x02 \x03(\t\",\n\x0cPruneRequest\x12\x0b\n\x03\x61ll\x18\x01 \x01(\x08\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\"7\n\rPruneResponse\x12&\n\x06images\x18\x01 \x03(\x0b\x32\x16.sampan.v1.PrunedImage\"=\n\x0bPrunedImage\x12\x10\n\x08image_id\x18\x01 \x01(\t\x12\r\n\x05names\x18\x02 \x03(\t\x12\r\n\x05\x62ytes\x18\x03 \x01(\x03\x32\xbe\x01\n\x06Images\x12\x39\n\x04Pull\x12\x16.sampan.v1.PullRequest\x1a\x17.sampan.v1.PullProgress0\x01\x12=\n\x06Import\x12\x16.sampan.v1.ImportChunk\x1a\x17.sampan.v1.ImportResult(\x01\x30\x01\x12:\n\x05Prune\x12\x17.sampan.v1.PruneRequest\x1a\x18.sampan.v1.PruneResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17sampan/api/sampan.proto\x12\tsampan.v1\x1a\x14sampan/api/cri.proto\"B\n\x0bPullRequest\x12\r\n\x05image\x18\x01 \x01(\t\x12$\n\x04\x61uth\x18\x02 \x01(\x0b\x32\x16.runtime.v1.AuthConfig\"[\n\x0cPullProgress\x12\r\n\x05layer\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x03\x12\r\n\x05total\x18\x03 \x01(\x03\x12\r\n\x05ready\x18\x04 \x01(\x08\x12\x10\n\x08image_id\x18\x05 \x01(\t\"\x1b\n\x0bImportChunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\".\n\x0cImportResult\x12\x10\n\x08image_id\x18\x01 \x01(\t\x12\x0c\n\x04tags\x18\x02 \x03(\t\",\n\x0cPruneRequest\x12\x0b\n\x03\x61ll\x18\x01 \x01(\x08\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\"7\n\rPruneResponse\x12&\n\x06images\x18\x01 \x03(\x0b\x32\x16.sampan.v1.PrunedImage\"\x1f\n\rExportRequest\x12\x0e\n\x06images\x18\x01 \x03(\t\"\x1b\n\x0b\x45xportChunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"/\n\rVerifyRequest\x12\x0e\n\x06images\x18\x01 \x03(\t\x12\x0e\n\x06repair\x18\x02 \x01(\x08\"\x95\x01\n\x0cVerifyResult\x12\x10\n\x08image_id\x18\x01 \x01(\t\x12\r\n\x05names\x18\x02 \x03(\t\x12\x0e\n\x06number\x18\x03 \x01(\x05\x12\r\n\x05\x63ount\x18\x04 \x01(\x05\x12\r\n\x05layer\x18\x05 \x01(\t\x12\x13\n\x0b\x64ifferences\x18\x06 \x03(\t\x12\x0f\n\x07unknown\x18\x07 \x01(\t\x12\x10\n\x08repaired\x18\x08 \x01(\x08\"=\n\x0bPrunedImage\x12\x10\n\x08image_id\x18\x01 \x01(\t\x12\r\n\x05names\x18\x02 \x03(\t\x12\r\n\x05\x62ytes\x18\x03 \x01(\x03\x32\xbb\x02\n\x06Images\x12\x39\n\x04Pull\x12\x16.sampan.v1.PullRequest\x1a\x17.sampan.v1.PullProgress0\x01\x12=\n\x06Import\x12\x16.sampan.v1.ImportChunk\x1a\x17.sampan.v1.ImportResult(\x01\x30\x01\x12:\n\x05Prune\x12\x17.sampan.v1.PruneRequest\x1a\x18.sampan.v1.PruneResponse\x12<\n\x06\x45xport\x12\x18.sampan.v1.ExportRequest\x1a\x16.sampan.v1.ExportChunk0\x01\x12=\n\x06Verify\x12\x18.sampan.v1.VerifyRequest\x1a\x17.sampan.v1.VerifyResult0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,8 +44,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PRUNEREQUEST']._serialized_end=342
   _globals['_PRUNERESPONSE']._serialized_start=344
   _globals['_PRUNERESPONSE']._serialized_end=399
-  _globals['_PRUNEDIMAGE']._serialized_start=401
-  _globals['_PRUNEDIMAGE']._serialized_end=462
-  _globals['_IMAGES']._serialized_start=465
-  _globals['_IMAGES']._serialized_end=655
+  _globals['_EXPORTREQUEST']._serialized_start=401
+  _globals['_EXPORTREQUEST']._serialized_end=432
+  _globals['_EXPORTCHUNK']._serialized_start=434
+  _globals['_EXPORTCHUNK']._serialized_end=461
+  _globals['_VERIFYREQUEST']._serialized_start=463
+  _globals['_VERIFYREQUEST']._serialized_end=510
+  _globals['_VERIFYRESULT']._serialized_start=513
+  _globals['_VERIFYRESULT']._serialized_end=662
+  _globals['_PRUNEDIMAGE']._serialized_start=664
+  _globals['_PRUNEDIMAGE']._serialized_end=725
+  _globals['_IMAGES']._serialized_start=728
+  _globals['_IMAGES']._serialized_end=1043
 # @@protoc_insertion_point(module_scope)

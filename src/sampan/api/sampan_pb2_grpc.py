@@ -49,6 +49,16 @@ class ImagesStub:
                 request_serializer=sampan_dot_api_dot_sampan__pb2.PruneRequest.SerializeToString,
                 response_deserializer=sampan_dot_api_dot_sampan__pb2.PruneResponse.FromString,
                 _registered_method=True)
+        self.Export = channel.unary_stream(
+                '/sampan.v1.Images/Export',
+                request_serializer=sampan_dot_api_dot_sampan__pb2.ExportRequest.SerializeToString,
+                response_deserializer=sampan_dot_api_dot_sampan__pb2.ExportChunk.FromString,
+                _registered_method=True)
+        self.Verify = channel.unary_stream(
+                '/sampan.v1.Images/Verify',
+                request_serializer=sampan_dot_api_dot_sampan__pb2.VerifyRequest.SerializeToString,
+                response_deserializer=sampan_dot_api_dot_sampan__pb2.VerifyResult.FromString,
+                _registered_method=True)
 
 
 class ImagesServicer:
@@ -80,6 +90,21 @@ class ImagesServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Export(self, request, context):
+        """Write images as one archive: an OCI layout in a tar that docker reads as well. Imported anywhere, it makes images with
+        the same ids. A stream that does not end well is no archive.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Verify(self, request, context):
+        """Compare what is stored of images with what was pulled: an answer for each layer, as it is found.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ImagesServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -97,6 +122,16 @@ def add_ImagesServicer_to_server(servicer, server):
                     servicer.Prune,
                     request_deserializer=sampan_dot_api_dot_sampan__pb2.PruneRequest.FromString,
                     response_serializer=sampan_dot_api_dot_sampan__pb2.PruneResponse.SerializeToString,
+            ),
+            'Export': grpc.unary_stream_rpc_method_handler(
+                    servicer.Export,
+                    request_deserializer=sampan_dot_api_dot_sampan__pb2.ExportRequest.FromString,
+                    response_serializer=sampan_dot_api_dot_sampan__pb2.ExportChunk.SerializeToString,
+            ),
+            'Verify': grpc.unary_stream_rpc_method_handler(
+                    servicer.Verify,
+                    request_deserializer=sampan_dot_api_dot_sampan__pb2.VerifyRequest.FromString,
+                    response_serializer=sampan_dot_api_dot_sampan__pb2.VerifyResult.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -180,6 +215,60 @@ class Images:
             '/sampan.v1.Images/Prune',
             sampan_dot_api_dot_sampan__pb2.PruneRequest.SerializeToString,
             sampan_dot_api_dot_sampan__pb2.PruneResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Export(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/sampan.v1.Images/Export',
+            sampan_dot_api_dot_sampan__pb2.ExportRequest.SerializeToString,
+            sampan_dot_api_dot_sampan__pb2.ExportChunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Verify(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/sampan.v1.Images/Verify',
+            sampan_dot_api_dot_sampan__pb2.VerifyRequest.SerializeToString,
+            sampan_dot_api_dot_sampan__pb2.VerifyResult.FromString,
             options,
             channel_credentials,
             insecure,

@@ -47,6 +47,12 @@ class ImagesStub:
     """Remove the images that no container uses and that the configuration does not pin: those that have no tag, or all.
     Whether an image is in use is judged anew for each, at the moment it goes.
     """
+    Export: _grpc.UnaryStreamMultiCallable[_sampan_pb2.ExportRequest, _sampan_pb2.ExportChunk]
+    """Write images as one archive: an OCI layout in a tar that docker reads as well. Imported anywhere, it makes images with
+    the same ids. A stream that does not end well is no archive.
+    """
+    Verify: _grpc.UnaryStreamMultiCallable[_sampan_pb2.VerifyRequest, _sampan_pb2.VerifyResult]
+    """Compare what is stored of images with what was pulled: an answer for each layer, as it is found."""
 
 @_typing.type_check_only
 class ImagesAsyncStub(ImagesStub):
@@ -65,6 +71,12 @@ class ImagesAsyncStub(ImagesStub):
     """Remove the images that no container uses and that the configuration does not pin: those that have no tag, or all.
     Whether an image is in use is judged anew for each, at the moment it goes.
     """
+    Export: _aio.UnaryStreamMultiCallable[_sampan_pb2.ExportRequest, _sampan_pb2.ExportChunk]  # type: ignore[assignment]
+    """Write images as one archive: an OCI layout in a tar that docker reads as well. Imported anywhere, it makes images with
+    the same ids. A stream that does not end well is no archive.
+    """
+    Verify: _aio.UnaryStreamMultiCallable[_sampan_pb2.VerifyRequest, _sampan_pb2.VerifyResult]  # type: ignore[assignment]
+    """Compare what is stored of images with what was pulled: an answer for each layer, as it is found."""
 
 class ImagesServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -98,5 +110,23 @@ class ImagesServicer(metaclass=_abc_1.ABCMeta):
         """Remove the images that no container uses and that the configuration does not pin: those that have no tag, or all.
         Whether an image is in use is judged anew for each, at the moment it goes.
         """
+
+    @_abc_1.abstractmethod
+    def Export(
+        self,
+        request: _sampan_pb2.ExportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_sampan_pb2.ExportChunk], _abc.AsyncIterator[_sampan_pb2.ExportChunk]]:
+        """Write images as one archive: an OCI layout in a tar that docker reads as well. Imported anywhere, it makes images with
+        the same ids. A stream that does not end well is no archive.
+        """
+
+    @_abc_1.abstractmethod
+    def Verify(
+        self,
+        request: _sampan_pb2.VerifyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_sampan_pb2.VerifyResult], _abc.AsyncIterator[_sampan_pb2.VerifyResult]]:
+        """Compare what is stored of images with what was pulled: an answer for each layer, as it is found."""
 
 def add_ImagesServicer_to_server(servicer: ImagesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -12,7 +12,9 @@ from sampan.cli import json_text, tables
 from sampan.cli.invocation import Invocation, json_option
 
 # Sub-command → module, the command in it, and the line that describes it in `sampan images --help`.
-SUBCOMMANDS: dict[str, tuple[str, str, str]] = {}
+SUBCOMMANDS: dict[str, tuple[str, str, str]] = {
+    "verify": ("image_verify", "verify_command", "Compare images with what was pulled, and repair them."),
+}
 
 
 class _Subcommands(click.Group):

@@ -28,6 +28,7 @@ COMMANDS = {
     "images": ("image_list", "List images."),
     "rmi": ("images", "Remove images."),
     "prune": ("prune", "Remove images that no container uses and that are not pinned."),
+    "export": ("export", "Write images as an archive, for another machine or `docker load`."),
     "import": ("images", "Import image archives, as `docker save` or `skopeo copy` write them."),
     "inspect": ("inspect", "Show all that is known of a container, a pod or an image, as JSON."),
     "stats": ("stats", "Show what containers use."),

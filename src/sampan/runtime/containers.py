@@ -69,8 +69,8 @@ class Containers:
 
     async def create(self, pod_id: str, config: cri.ContainerConfig) -> str:
         """Make a container, not started; returns its id. Raises NotFound (pod, image), WrongState (pod not ready),
-        Invalid, AlreadyExists (name and attempt taken by another config), ImageVolumeMountFailed, ToolFailed (the OCI
-        runtime's words)."""
+        Invalid, AlreadyExists (name and attempt taken by another config), SignatureValidationFailed,
+        ImageVolumeMountFailed, ToolFailed (the OCI runtime's words)."""
         pod = self._ready(pod_id)
         await self._machine.handlers.require(pod.handler)
         pod = self._ready(pod.id)  # a look at the handler takes its time
@@ -126,6 +126,8 @@ class Containers:
 
     async def _create_anew(self, pod: Pod, container: Container, image: Image) -> str:
         await step("container.intent", container.id)
+        images = [self._state.images.get(id) for id in (image.id, *container.volume_images)]
+        await self._images.trust.may_run(container.config, images[0], images[1:])
         self._ready(pod.id)  # what stops the pod waits for a container that is on record, not for this
         await self._state.commit(container)
         try:

@@ -2,7 +2,7 @@
 image's config promises, so it makes the same image wherever it is imported.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 
 from sampan.model.errors import Invalid, NotFound
@@ -37,14 +37,14 @@ def held(images: Images, which: Sequence[Image]) -> Iterator[None]:
 
 
 class Export:
-    """Images as one archive. A damaged or incomplete one is never ended well: whoever reads the stream gets an error."""
+    """Images as one archive. A damaged one is never ended well: whoever reads the stream gets an error."""
 
     def __init__(self, images: Images, tars: LayerTars) -> None:
         self._images = images
         self._tars = tars
 
     async def stream(self, words: Sequence[str]) -> AsyncGenerator[bytes, None]:
-        """The archive in pieces. Raises NotFound, Invalid before the first; Lost in the middle if a layer is damaged."""
+        """The archive in pieces. Raises NotFound, Invalid before the first; Lost in the middle, at a damaged layer."""
         which = chosen(self._images, words)
         with held(self._images, which):
             await step("image.export", ",".join(image.id for image in which))
@@ -78,7 +78,7 @@ class Export:
                         raise Invalid(f"{name} cannot be exported: its layer {number}: {error}") from None
         return found
 
-    async def _layer(self, layer: LayerTar, chain: Sequence[str]) -> AsyncIterator[bytes]:
+    async def _layer(self, layer: LayerTar, chain: Sequence[str]) -> AsyncGenerator[bytes, None]:
         yield header(place(layer.digest), layer.size)
         async with aclosing(self._tars.tar(chain)) as pieces:
             async for piece in pieces:

@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass
 
 from sampan.model.errors import Invalid
+from sampan.model.image import Signature
 from sampan.runtime import artifacts
 from sampan.runtime.artifacts import Artifact
 from sampan.runtime.image_ports import LayerSource, Repository
@@ -23,6 +24,7 @@ class Content:
     tags: tuple[str, ...]
     digests: tuple[str, ...]
     artifact: Artifact | None = None
+    signatures: tuple[Signature, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

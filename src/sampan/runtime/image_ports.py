@@ -119,6 +119,10 @@ class LayerTars(Protocol):
     async def verify(self, chain: Sequence[str]) -> Verdict:
         """Compare the last of these layers (lowest first) with what was pulled. Raises NotFound."""
 
+    async def condemn(self, chain_id: str) -> None:
+        """Mark a damaged layer as such (`Layers.damaged`): the next pull brings it in anew, beside what is left of it,
+        for a container may be using that. Idempotent."""
+
 
 @dataclass(frozen=True, slots=True)
 class LayerSource:

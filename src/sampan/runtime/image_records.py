@@ -15,6 +15,7 @@ from sampan.model.image import Image
 from sampan.runtime.image_index import ImageIndex
 from sampan.runtime.pull import Intake
 from sampan.runtime.state import Gone, State
+from sampan.runtime.trust import merged_signatures
 from sampan.tasks import Tasks, step
 from sampan.wire import reference
 
@@ -55,6 +56,7 @@ class ImageRecords:
                 tags=tuple(sorted({*old.tags, *tags})),
                 digests=tuple(sorted({*old.digests, *digests})),
                 created_at=old.created_at,
+                signatures=merged_signatures(image.signatures, old.signatures),
                 removed=False,
             )
             merged = msgspec.structs.replace(merged, pinned=self.pins(merged.tags))

@@ -9,7 +9,7 @@ import hashlib
 import logging
 from collections.abc import AsyncIterator, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
@@ -23,6 +23,7 @@ from sampan.runtime.image_records import ImageRecords, used_layers
 from sampan.runtime.prune import Prune
 from sampan.runtime.pull import RETRY_SECONDS, Intake, Progress, Report, Wanted
 from sampan.runtime.state import State, now
+from sampan.runtime.trust import Trust
 from sampan.tasks import Joined, Tasks, finish
 from sampan.wire import image_config, manifest, reference
 from sampan.wire.credentials import Credentials
@@ -41,6 +42,7 @@ class Supply:
     machine: str
     parallel: int = 6
     pinned: tuple[str, ...] = ()
+    trust: Trust = field(default_factory=Trust)
 
 
 class Images:
@@ -57,6 +59,7 @@ class Images:
         self._listeners: dict[Hashable, list[Report]] = {}
         self._tidying = False
         self.prune = Prune(state, layers, self._records)
+        self.trust = supply.trust
         self.hold = self._records.hold
         self.release = self._records.release
         self.collect = self._records.collect
@@ -126,13 +129,19 @@ class Images:
                 name = next(iter((*image.tags, *image.digests)), id)
                 raise Lost(f"image {name} is damaged: a layer of it is missing on disk; pull it again")
 
+    async def require_offer(self, text: str) -> None:
+        """Raise what a pull would, NotFound or RegistryUnavailable, if the reference cannot be had now."""
+        wanted = reference.parse(text)
+        async with self._supply.registry.open(wanted, None) as repository:
+            await repository.manifest(wanted.target)
+
     # --- pulling ------------------------------------------------------------------------------------------
 
     async def pull(
         self, text: str, credentials: Credentials | None = None, progress: Report | None = None
     ) -> Image:
         """Fetch what the reference means now. Raises Invalid, NotFound, Denied, RegistryUnavailable,
-        Exhausted."""
+        SignatureValidationFailed, Exhausted."""
         wanted = reference.parse(text)
         key = (str(wanted), credentials)
         with self._listening(key, progress):
@@ -147,15 +156,18 @@ class Images:
             raise
 
     async def _fetch(self, wanted: Reference, credentials: Credentials | None, key: Hashable) -> Image:
+        await self.trust.may_pull(wanted)
         async with self._supply.registry.open(wanted, credentials) as repository:
             unchanged = await self._unchanged(wanted, repository)
             if unchanged is not None:
                 return unchanged
             what = await image_fetch.named(wanted, repository)
-            known = await self._known(wanted, what.digest)
+            known = await self._known(wanted, what.digest, repository)
             if known is not None:
                 return known
+            proof = await self.trust.prove(wanted, what.digest, repository)
             content = await image_fetch.content(what, self._supply.machine, repository)
+            content = replace(content, signatures=proof)
             return await self._install(str(wanted), content, lambda each: self._report(key, each))
 
     async def _unchanged(self, wanted: Reference, repository: Repository) -> Image | None:
@@ -167,12 +179,14 @@ class Images:
         if self._records.index.named(wanted) is None:
             return None
         digest = await repository.resolve(wanted.target)
-        return None if digest is None else await self._known(wanted, digest)
+        return None if digest is None else await self._known(wanted, digest, repository)
 
-    async def _known(self, wanted: Reference, digest: str) -> Image | None:
+    async def _known(self, wanted: Reference, digest: str, repository: Repository) -> Image | None:
         image = self._records.index.named(Reference(wanted.domain, wanted.path, digest=digest))
         if image is None:
             return None
+        proof = await self.trust.prove(wanted, digest, repository, image.signatures)
+        image = msgspec.structs.replace(image, signatures=proof)
         async with self._intake.hold(image.layers):
             await self._layers.damaged(image.layers)
             if not await self._intake.present(image.layers):
@@ -206,7 +220,7 @@ class Images:
             await self._layers.require_room(sum(size for size in missing if size > 0), what)
             await self._intake.take(wanted, report)
             size = sum(self._layers.size(chain_id) for chain_id in image.layers)
-            whole = msgspec.structs.replace(image, size=size)
+            whole = msgspec.structs.replace(image, size=size, signatures=content.signatures)
             return await self._records.record(whole, content.tags, content.digests)
 
     def _planned(self, what: str, content: Content) -> tuple[Image, Sequence[Wanted]]:

@@ -67,7 +67,9 @@ class Intake:
         self._slots = asyncio.Semaphore(parallel)
         self._used = used
         self._held: Counter[str] = Counter()
-        self._unavailable: dict[tuple[str, ...], asyncio.Event] = {}  # what is held for a retry, until it succeeds
+        self._unavailable: dict[
+            tuple[str, ...], asyncio.Event
+        ] = {}  # what is held for a retry, until it succeeds
         self._locks = KeyedLock()
 
     @asynccontextmanager
@@ -88,9 +90,9 @@ class Intake:
         except BaseException:
             await finish(self._let_go(chain))
             raise
-        retried = self._unavailable.pop(tuple(chain), None)
-        if retried is not None:
-            retried.set()
+        waiting = self._unavailable.pop(tuple(chain), None)
+        if waiting is not None:
+            waiting.set()
         await finish(self._let_go(chain))
 
     async def present(self, chain: Sequence[str]) -> bool:

@@ -175,7 +175,7 @@ class _Case:
         )
 
 
-def merged(new: Sequence[Signature], old: Sequence[Signature]) -> tuple[Signature, ...]:
+def merged_signatures(new: Sequence[Signature], old: Sequence[Signature]) -> tuple[Signature, ...]:
     """The signatures of a record, the newest first."""
     return tuple(dict.fromkeys((*new, *old)))[:KEPT]
 

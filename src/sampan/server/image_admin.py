@@ -1,11 +1,17 @@
-"""Sampan's own image service (api/sampan.proto): pulls that show their progress, imports, pruning."""
+"""Sampan's own image service (api/sampan.proto): pulls that show their progress, imports and exports, pruning,
+verification.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 from sampan.api import sampan_pb2 as api
 from sampan.api import sampan_pb2_grpc as rpc
 from sampan.model.image import Image
+from sampan.runtime.image_check import Checked, Verify
+from sampan.runtime.image_export import Export
+from sampan.runtime.image_ports import LayerTars
 from sampan.runtime.images import Images
 from sampan.runtime.prune import Pruned
 from sampan.runtime.pull import Progress
@@ -17,8 +23,10 @@ PACE_SECONDS = 0.05  # between two looks at how a pull goes: more often than tha
 class ImageAdmin(rpc.ImagesServicer):
     """The interceptor turns what these raise into codes."""
 
-    def __init__(self, images: Images) -> None:
+    def __init__(self, images: Images, tars: LayerTars) -> None:
         self._images = images
+        self._export = Export(images, tars)
+        self._verify = Verify(images, tars)
 
     async def Pull(self, request: api.PullRequest, _: object) -> AsyncIterator[api.PullProgress]:
         watch = _Watch()
@@ -44,6 +52,16 @@ class ImageAdmin(rpc.ImagesServicer):
     async def Prune(self, request: api.PruneRequest, _: object) -> api.PruneResponse:
         pruned = await self._images.prune.run(everything=request.all, dry=request.dry_run)
         return api.PruneResponse(images=map(_pruned, pruned))
+
+    async def Export(self, request: api.ExportRequest, _: object) -> AsyncIterator[api.ExportChunk]:
+        async with aclosing(self._export.stream(request.images)) as pieces:
+            async for piece in pieces:
+                yield api.ExportChunk(data=piece)
+
+    async def Verify(self, request: api.VerifyRequest, _: object) -> AsyncIterator[api.VerifyResult]:
+        async with aclosing(self._verify.run(request.images, repair=request.repair)) as found:
+            async for checked in found:
+                yield _checked(checked)
 
 
 class _Watch:
@@ -90,6 +108,20 @@ def _message(progress: Progress) -> api.PullProgress:
 def _pruned(gone: Pruned) -> api.PrunedImage:
     image = gone.image
     return api.PrunedImage(image_id=image.id, names=[*image.tags, *image.digests], bytes=gone.bytes)
+
+
+def _checked(checked: Checked) -> api.VerifyResult:
+    image = checked.image
+    return api.VerifyResult(
+        image_id=image.id,
+        names=(*image.tags, *image.digests),
+        number=checked.number,
+        count=checked.count,
+        layer=checked.layer,
+        differences=checked.differences,
+        unknown=checked.unknown,
+        repaired=checked.repaired,
+    )
 
 
 async def _data(chunks: AsyncIterator[api.ImportChunk]) -> AsyncIterator[bytes]:

@@ -69,7 +69,9 @@ def files(images: Iterable[Exported]) -> dict[str, bytes]:
 
 
 def _manifest(image: Exported) -> bytes:
-    layers = [{"mediaType": layer.media_type, "digest": layer.digest, "size": layer.size} for layer in image.layers]
+    layers = [
+        {"mediaType": layer.media_type, "digest": layer.digest, "size": layer.size} for layer in image.layers
+    ]
     return msgspec.json.encode(
         {
             "schemaVersion": 2,

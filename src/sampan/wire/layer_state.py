@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from sampan.wire import layer, tar
 from sampan.wire.recipe_notes import Lifted, Note, lifted
-from sampan.wire.tar_recipe import CLEARED, HIDES, IRREGULAR, LIFTED, OPAQUE, SOURCE, WENT
+from sampan.wire.tar_recipe import CLEARED, HIDES, IRREGULAR, IS_OPAQUE, LIFTED, SOURCE, WENT
 
 FOREIGN = b"?"  # the kind of what came up from a layer below
 
@@ -77,7 +77,7 @@ class Notes:
             self.cleared.setdefault(note.number, []).append(note)
         elif note.kind == HIDES:
             self.hides.add(note.path)
-        elif note.kind == OPAQUE:
+        elif note.kind == IS_OPAQUE:
             self.opaque.add(note.path)
         elif note.kind == LIFTED:
             self.lifted[note.path] = lifted(note.text)
@@ -118,7 +118,7 @@ class State:
     def _apply(self, number: int, entry: tar.Entry) -> None:
         cleared = {note.path for note in self._clear(self._notes.cleared.get(number, ()))}
         path = self._notes.place(number, entry)
-        parent, leaf = layer.place(entry.name)
+        _, leaf = layer.place(entry.name)
         merged = self._notes.second is not None and number >= self._notes.second
         if leaf.startswith(layer.WHITEOUT):
             if not merged and not self._base:

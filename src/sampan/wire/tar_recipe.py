@@ -31,7 +31,7 @@ SOURCE = b"S"  # so does the name of what it is a hard link to, which is at `pat
 CLEARED = b"C"  # before it could be made, `path` was removed; its content is at `value` in the recipe (-1: it had none)
 # and of a layer whose rest was merged with the layers below, in the end
 HIDES = b"H"  # `path` is a whiteout
-OPAQUE = b"O"  # `path` is an opaque directory
+IS_OPAQUE = b"O"  # `path` is an opaque directory
 LIFTED = b"U"  # `path` came up from a layer below; `text` says what it is like
 IRREGULAR = b"X"  # the tar cannot be rebuilt: `text` says why
 

@@ -1,11 +1,10 @@
 """Downloads from several connections: whatever network and disk do, the bytes are the blob's, in order, each once.
 
-Time is the test's own: a loop whose clock jumps to the next timer, so that nothing waits and "for ever" is seen at once.
+Time is the test's own: a loop whose clock jumps to the next timer, so that nothing waits and "for ever" is soon seen.
 """
 
 import asyncio
 import errno
-import os
 import random
 import selectors
 import shutil
@@ -95,9 +94,7 @@ class Network:
             if exact:
                 self.open.remove((start, stop))
 
-    async def _pieces(
-        self, start: int, stop: int, speed: float, exact: bool
-    ) -> AsyncGenerator[bytes, None]:
+    async def _pieces(self, start: int, stop: int, speed: float, exact: bool) -> AsyncGenerator[bytes, None]:
         left = -speed if speed < 0 else len(self.blob)
         if speed == 0:
             await asyncio.sleep(300)  # the end of an endpoint's patience
@@ -142,7 +139,7 @@ def spool_root() -> Iterator[Path]:
     place = Path(tempfile.mkdtemp(prefix="sampan-spool-"))
     try:
         yield place
-        targets = [os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()]
+        targets = [str(entry.readlink()) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()]
         assert not [target for target in targets if target.startswith(str(place))], "a descriptor is left"
     finally:
         shutil.rmtree(place)
@@ -320,7 +317,7 @@ def test_a_second_download_of_the_same_blob_goes_its_own_way() -> None:
                 parts.close()
                 spool.close(DIGEST)
 
-        assert await asyncio.gather(one(), one()) == [network.blob] * 2
+        assert list(await asyncio.gather(one(), one())) == [network.blob] * 2
 
     with spool_root() as root, network.around():
         run(twice(root))

@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -102,7 +103,7 @@ async def test_a_slow_blob_comes_by_several_connections(spreading: Shop, evil: E
         (int(first), int(last or SIZE - 1)) for first, last in (each.split("-") for each in asked[1:])
     )
     assert all(last - first < AT_ONCE.segment for first, last in bounds)
-    assert all(before[1] < after[0] for before, after in zip(bounds, bounds[1:], strict=False))
+    assert all(before[1] < after[0] for before, after in pairwise(bounds))
     for start, data in spreading.kept().items():
         assert data == DATA[start : start + len(data)]
 
@@ -133,15 +134,16 @@ async def test_a_blob_that_is_all_there_is_not_asked_for_at_all(shop: Shop, evil
     assert evil.requests == []
 
 
-async def test_a_download_that_was_left_is_taken_up(spreading: Shop, evil: EvilRegistry, tmp_path: Path) -> None:
+async def test_a_download_that_was_left_is_taken_up(
+    spreading: Shop, evil: EvilRegistry, tmp_path: Path
+) -> None:
     evil.on(BLOB, throttled(DATA, RATE))
     got = 0
-    async with spreading.open() as repository:
-        async with contextlib.aclosing(repository.stream(LAYER)) as pieces:  # type: ignore[type-var]
-            async for piece in pieces:
-                got += len(piece)
-                if got > SIZE // 2:
-                    break
+    async with spreading.open() as repository, contextlib.aclosing(repository.stream(LAYER)) as pieces:
+        async for piece in pieces:
+            got += len(piece)
+            if got > SIZE // 2:
+                break
     there = sum(map(len, spreading.kept().values()))
     assert there >= got
     evil.requests.clear()
@@ -256,7 +258,9 @@ async def test_a_token_that_expires_under_many_ranges_is_renewed(spreading: Shop
     assert tokens < len(ranges(evil))
 
 
-async def test_a_connection_that_is_refused_leaves_the_others_alone(spreading: Shop, evil: EvilRegistry) -> None:
+async def test_a_connection_that_is_refused_leaves_the_others_alone(
+    spreading: Shop, evil: EvilRegistry
+) -> None:
     """Some registries allow one connection a client."""
     serve = throttled(DATA, 4 * RATE)
 
@@ -271,7 +275,7 @@ async def test_a_connection_that_is_refused_leaves_the_others_alone(spreading: S
 async def test_two_downloads_of_the_same_blob_at_once(spreading: Shop, evil: EvilRegistry) -> None:
     evil.on(BLOB, throttled(DATA, 2 * RATE))
     async with spreading.open() as first, spreading.open() as second:
-        assert await asyncio.gather(download(first), download(second)) == [DATA, DATA]
+        assert list(await asyncio.gather(download(first), download(second))) == [DATA, DATA]
         for start, data in spreading.kept().items():
             assert data == DATA[start : start + len(data)]
 
@@ -299,7 +303,7 @@ async def test_a_failure_leaves_what_came_for_the_next_try(shop: Shop, evil: Evi
 
 
 async def test_eighty_mebibytes_by_four_connections(
-    evil: EvilRegistry, tmp_path: Path, record_property: "pytest.RecordProperty"
+    evil: EvilRegistry, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     """Each connection brings 2 MiB/s; told by which ranges were under way together, not by the time it took."""
     data = bytes(80 << 20)
@@ -318,4 +322,4 @@ async def test_eighty_mebibytes_by_four_connections(
         # the server hears a little late of the one that is left where it meets another
         assert served.most in ((CONNECTIONS, CONNECTIONS + 1) if more else (1,))
     record_property("seconds alone and spread", seconds)
-    print("alone and spread:", seconds)  # noqa: T201 - for people who run it with -s
+    print("alone and spread:", seconds)

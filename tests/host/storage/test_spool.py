@@ -30,7 +30,7 @@ def spool(root: Path) -> Spool:
 @pytest.fixture(autouse=True)
 def no_descriptor_is_left(root: Path) -> Iterator[None]:
     yield
-    left = [os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()]
+    left = [str(entry.readlink()) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()]
     assert not [target for target in left if target.startswith(str(root.parent))]
 
 
@@ -185,7 +185,7 @@ async def test_what_cannot_be_removed_fails_nobody(
         raise OSError(5, "input/output error", str(path))
 
     lay(root, _0=BLOB)
-    monkeypatch.setattr(spool_module.shutil, "rmtree", refuse)
+    monkeypatch.setattr("sampan.host.storage.spool.shutil.rmtree", refuse)
     await spool.drop(DIGEST)
     assert "cannot be removed" in caplog.text
 

@@ -1,5 +1,5 @@
-"""Compares a layer on disk with what its recipe says: every path, its kind, owner, mode, time, attributes and links, and,
-by the hash of the whole tar, every byte. Blocking; for the rebuilding child."""
+"""Compares a layer on disk with what its recipe says: every path, its kind, owner, mode, time, attributes and links,
+and, by the hash of the whole tar, every byte. Blocking; for the rebuilding child."""
 
 import os
 import stat

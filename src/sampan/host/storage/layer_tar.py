@@ -6,7 +6,8 @@ import asyncio
 import os
 import sys
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
+from hashlib import sha256
 from pathlib import Path
 
 import msgspec
@@ -15,12 +16,13 @@ from sampan.host.process import Child, Finished, spawn
 from sampan.host.rebuild.recipe import Recipe
 from sampan.host.storage.layer_store import RECORD, Record
 from sampan.host.storage.layers import Layers
-from sampan.host.storage.layers import _search_path as search_path
 from sampan.host.storage.trash import opened
+from sampan.host.storage.unpacking import search_path
 from sampan.host.threads import in_thread
-from sampan.host.unpack.layout import RECIPE, ROOT
+from sampan.host.unpack.layout import RECIPE
 from sampan.model import errors
 from sampan.runtime.image_ports import LayerTar, Verdict
+from sampan.tasks import step
 
 PIECE = 1 << 20  # bytes of a tar that are handed on at once
 _AT_ONCE = 1  # children: whoever verifies a hundred images has time
@@ -34,7 +36,6 @@ _UNKNOWN = "it was unpacked without a recipe, by an earlier version; pull the im
 class _Found(msgspec.Struct):
     """What the child says of a layer."""
 
-    digest: str = ""
     differences: tuple[str, ...] = ()
     count: int = 0
     partly: str = ""
@@ -53,13 +54,27 @@ class LayerTars:
         self._children = asyncio.Semaphore(_AT_ONCE)
 
     async def describe(self, chain_id: str) -> LayerTar:
-        """Digest and size of the tar; Invalid if it cannot be rebuilt, naming the layer and what to do."""
-        return await in_thread(_described, self._layers.directory(chain_id).parent)
+        """Digest and size; Invalid if the tar cannot be rebuilt, naming the layer and what to do."""
+        place, blob = self._layers.directory(chain_id).parent, self._layers.blob(chain_id)
+        return await in_thread(_kept, place, blob) if blob else await in_thread(_described, place)
 
     async def tar(self, chain: Sequence[str]) -> AsyncGenerator[bytes, None]:
-        """The tar of the last of these layers (lowest first), as it came. Lost where a file is not as it was."""
+        """The last of these layers (lowest first), as it came. Lost where a file is not as it was."""
+        blob = self._layers.blob(chain[-1])
+        stream = _blob(blob) if blob else self._rebuilt(chain)
+        wanted, hashed = await self.describe(chain[-1]), sha256()
+        async with aclosing(stream):
+            async for piece in stream:
+                hashed.update(piece)
+                yield piece
+        if "sha256:" + hashed.hexdigest() != wanted.digest:
+            raise errors.Lost(
+                f"layer {wanted.digest} is damaged: the disk holds other content;"
+                " `sampan images verify --repair` pulls it anew"
+            )
+
+    async def _rebuilt(self, chain: Sequence[str]) -> AsyncGenerator[bytes, None]:
         place = self._layers.directory(chain[-1]).parent
-        wanted = await in_thread(_described, place)
         read, write = os.pipe()
         try:
             with opened(self._layers.root) as store:
@@ -69,16 +84,16 @@ class LayerTars:
                     write = -1
                     async for piece in _pieces(read):
                         yield piece
-                    found = await _answer(child)
+                    await _answer(child)
         finally:
             os.close(read)
             if write >= 0:
                 os.close(write)
-        if found.digest != wanted.digest:
-            raise errors.Lost(
-                f"layer {wanted.digest} is damaged: what is on disk makes {found.digest};"
-                " `sampan images verify --repair` pulls it anew"
-            )
+
+    async def condemn(self, chain_id: str) -> None:
+        """Take a layer's record away: without it the layer is not whole, which the store notices by itself."""
+        await step("layer.condemn", chain_id)
+        await in_thread((self._layers.directory(chain_id).parent / RECORD).unlink, missing_ok=True)
 
     async def verify(self, chain: Sequence[str]) -> Verdict:
         """Compare the last of these layers (lowest first) with what was pulled."""
@@ -118,6 +133,23 @@ def _described(place: Path) -> LayerTar:
             f"layer {record.diff_id} cannot be written again: {recipe.notes.irregular}; {advice}"
         )
     return LayerTar(record.diff_id, recipe.size)
+
+
+def _kept(place: Path, blob: Path) -> LayerTar:
+    record = _record(place)
+    with blob.open("rb") as file:
+        head = file.read(4)
+    compression = "+gzip" if head[:2] == b"\x1f\x8b" else "+zstd" if head == b"\x28\xb5\x2f\xfd" else ""
+    return LayerTar(record.blob_digest, record.blob_size, compression)
+
+
+async def _blob(path: Path) -> AsyncGenerator[bytes, None]:
+    fd = await in_thread(os.open, path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        while piece := await in_thread(os.read, fd, PIECE):
+            yield piece
+    finally:
+        os.close(fd)
 
 
 def _record(place: Path) -> Record:

@@ -6,21 +6,16 @@ What lies where on disk is `host.storage.layer_store`'s; what an archive may do 
 import asyncio
 import logging
 import os
-import sys
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 
-import msgspec
-
 from sampan.config import Paths
-from sampan.host.process import Child, Finished, spawn
+from sampan.host.storage import unpacking
 from sampan.host.storage.disk_use import DiskUse
 from sampan.host.storage.layer_store import EMPTY, TRASH, LayerStore, Record
-from sampan.host.storage.trash import opened
+from sampan.host.storage.unpacking import Unpacked
 from sampan.host.threads import in_slow_thread, in_thread
 from sampan.host.unpack.cursor import reserve
 from sampan.host.unpack.layout import BLOB, ROOT, STAGING
@@ -31,37 +26,6 @@ from sampan.tasks import KeyedLock, Tasks, finish, step
 log = logging.getLogger("sampan")
 WRITE_OUT_SECONDS = 0.2
 LIMIT = 500  # layers of one image; overlayfs takes no more
-_LOADER = (
-    "import sys; sys.path[:0] = sys.argv.pop(1).split(':'); from sampan.host.unpack.child import main; main()"
-)
-# One malloc arena instead of one a thread (address space is limited), and freed buffers kept instead of
-# given back and zeroed again by the kernel (mallopt(3)).
-_ENVIRONMENT = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_THRESHOLD_": str(64 << 20),
-    "MALLOC_TRIM_THRESHOLD_": str(128 << 20),
-    "MALLOC_TOP_PAD_": str(4 << 20),
-}
-
-
-class _Unpacked(msgspec.Struct):
-    """What the child says of a layer. See `host.unpack.child.stage` and `merge`."""
-
-    size: int
-    inodes: int
-    has_root: bool
-    blob_digest: str = ""
-    blob_size: int = 0
-    diff_id: str = ""
-    rest: bool = False
-    recipe: bool = False
-    whiteouts: bool = False
-    opaque: bool = False
-
-
-class _Answer(msgspec.Struct):
-    ok: _Unpacked | None = None
-    error: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +42,7 @@ class Layers:
         self._store = LayerStore(paths.layers.resolve())
         self._use = DiskUse(self._store.root, STAGING, (TRASH, EMPTY, f"{EMPTY}/{ROOT}"), paths.blobs)
         self._published: dict[str, _Published] = {}
-        self._staged: dict[str, _Unpacked] = {}  # by key
+        self._staged: dict[str, Unpacked] = {}  # by key
         self._working: set[str] = set()  # keys of staging directories in use
         self._fresh: set[str] = set()  # published, and not durable so far
         self._committing = asyncio.Lock()
@@ -210,14 +174,10 @@ class Layers:
             inodes=unpacked.inodes,
         )
 
-    async def _stage(self, key: str, chunks: AsyncIterator[bytes], compression: str, base: bool) -> _Unpacked:
-        arguments = ["stage", compression, "base" if base else "upper", self._keep, *map(str, await self._reserve())]
-        with opened(self._store.staging(key)) as fd, self._writing_out():
-            async with spawn(_argv(arguments), env=_ENVIRONMENT, stdin=True, fds=[fd]) as child:
-                with suppress(BrokenPipeError):  # it has seen enough, and says so
-                    await _feed(child, chunks)
-                await child.close_stdin()
-                return _answer(await child.finished())
+    async def _stage(self, key: str, chunks: AsyncIterator[bytes], compression: str, base: bool) -> Unpacked:
+        arguments = [compression, "base" if base else "upper", self._keep, *map(str, await self._reserve())]
+        with self._writing_out():
+            return await unpacking.stage(self._store.staging(key), arguments, chunks)
 
     @contextmanager
     def _writing_out(self) -> Iterator[None]:
@@ -265,7 +225,7 @@ class Layers:
                 raise errors.NotFound(f"layer {chain_id} is not staged any more; unpack it again")
             await finish(self._publish(staged.key, unpacked, chain_id, self._below(lowers)))
 
-    async def _publish(self, key: str, unpacked: _Unpacked, chain_id: str, below: Sequence[str]) -> None:
+    async def _publish(self, key: str, unpacked: Unpacked, chain_id: str, below: Sequence[str]) -> None:
         if not unpacked.has_root:
             await in_thread(self._store.inherit_root, key, below)
         visible = [] if unpacked.opaque else below
@@ -323,13 +283,10 @@ class Layers:
         self._names.add(str(number))
         return str(number)
 
-    async def _merge(self, key: str, below: Sequence[str]) -> _Unpacked:
+    async def _merge(self, key: str, below: Sequence[str]) -> Unpacked:
         """Let a child write the part of the layer that depends on the layers below."""
         lowers = ":".join(f"{name}/{ROOT}" for name in below or (EMPTY,))
-        arguments = ["merge", key, *map(str, await self._reserve()), lowers]
-        with opened(self._store.root) as fd:
-            async with spawn(_argv(arguments), env=_ENVIRONMENT, fds=[fd]) as child:
-                return _answer(await child.finished())
+        return await unpacking.merge(self._store.root, [key, *map(str, await self._reserve()), lowers])
 
     # --- removing -------------------------------------------------------------------------------------------
 
@@ -360,37 +317,3 @@ class Layers:
 
 def _estimate(layer: _Published) -> Usage:
     return Usage(layer.record.size, layer.record.inodes)
-
-
-async def _feed(child: Child, chunks: AsyncIterator[bytes]) -> None:
-    async for chunk in chunks:
-        await child.write(chunk)
-
-
-@cache
-def _search_path() -> str:
-    """Where the child finds us and the decompressors; it is started without `site`, which takes a while."""
-    origins = [Path(__file__).parents[3]]
-    for library in ("isal", "zstandard", "msgspec"):
-        spec = find_spec(library)
-        if spec is not None and spec.origin is not None:
-            origins.append(Path(spec.origin).parents[1])
-    return ":".join(dict.fromkeys(map(str, origins)))
-
-
-def _argv(arguments: Sequence[str]) -> list[str]:
-    return [sys.executable, "-I", "-S", "-c", _LOADER, _search_path(), *arguments]
-
-
-def _answer(finished: Finished) -> _Unpacked:
-    """What the child found, or its failure as ours."""
-    try:
-        answer = msgspec.json.decode(finished.stdout, type=_Answer)
-    except msgspec.DecodeError:
-        ending = f"signal {-finished.code}" if finished.code < 0 else f"exit code {finished.code}"
-        words = finished.stderr[-500:].decode(errors="replace").strip() or "it said nothing"
-        raise errors.Lost(f"the process that unpacks a layer died ({ending}): {words}") from None
-    if answer.ok is not None:
-        return answer.ok
-    kind, message = answer.error or ("Lost", "the process that unpacks a layer gave no answer")
-    raise {"Invalid": errors.Invalid, "Exhausted": errors.Exhausted}.get(kind, errors.Lost)(message)

@@ -57,8 +57,8 @@ class Part:
         return max(self.end, self._due) if self.growing else self.end
 
     async def append(self, data: bytes) -> bool:
-        """Write more of it, unless it was ended: whether it still grows. OSError where the disk does not take it; then it
-        ends where it did."""
+        """Write more of it, unless it was ended: whether it still grows. OSError where the disk does not take it; then
+        it ends where it did."""
         if self.growing:
             # To its end: a cancelled call would go on with a descriptor that is closed and another file's by then
             await finish(self._append(data))
@@ -80,15 +80,13 @@ class Part:
                 self.close()
 
     async def read(self, offset: int, patience: float | None = None) -> bytes:
-        """Bytes of the blob from `offset` on, waiting for them where the part still grows, but not longer than `patience`
-        seconds: then it is ended. None if it ends there, as it does where it cannot be read."""
+        """Bytes of the blob from `offset` on, waiting for them where the part still grows, but not longer than
+        `patience` seconds: then it is ended. None if it ends there, as it does where it cannot be read."""
         if offset >= self.end and self.growing:
             await self._grown(offset, patience)
         size = min(READ, self.end - offset)
         try:
-            data = (
-                await finish(in_thread(os.pread, self._fd, size, offset - self.start)) if size > 0 else b""
-            )
+            data = await finish(in_thread(os.pread, self._fd, size, offset - self.start)) if size > 0 else b""
         except OSError as error:
             log.warning("%s cannot be read, and what it has is fetched again: %s", self._path, error)
             data = b""
@@ -150,7 +148,7 @@ class Parts:
         return self._parts[place].start if place < len(self._parts) else self.size
 
     def gap(self, offset: int) -> tuple[int, int]:
-        """The first bytes from `offset` on that nobody has or fetches; as good as none at the end, where all is taken."""
+        """The first bytes from `offset` on that nobody has or fetches: none, at the end, where all is taken."""
         while offset < self.size:
             place = bisect_right(self._parts, offset, key=_start) - 1
             taken = self._parts[place].taken if place >= 0 else 0

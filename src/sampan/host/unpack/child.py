@@ -20,7 +20,7 @@ from sampan.host.unpack.inflate import MAGIC, inflater, sniff
 from sampan.host.unpack.layout import BLOB, MERGED, OVERLAY_OPTIONS, RECIPE, REST, ROOT, WHITEOUTS, WORK
 from sampan.host.unpack.layout import STAGING as PLACE
 from sampan.host.unpack.recorder import Recipe, RecordedMergedWriter, RecordedWriter
-from sampan.host.unpack.stream import READ, pipeline, read
+from sampan.host.unpack.stream import READ, Pipeline, read
 from sampan.host.unpack.write import Writer, write_all
 from sampan.model.errors import Exhausted, Invalid
 from sampan.wire.tar import Reader
@@ -66,14 +66,14 @@ def stage(compression: str, base: str, keep: str, reserve_bytes: str, reserve_in
     writer = RecordedWriter(root, budget, base=base == "base")
     recipe = Recipe(kept, budget)
     writer.record(recipe)
-    chunks, blob, plain = pipeline(read(0, first, copy), inflate)
-    written = unpack(chunks, writer, budget, rest)
-    recipe.end(plain.size)
+    pipeline = Pipeline(read(0, first, copy), inflate)
+    written = unpack(pipeline.plain, writer, budget, rest)
+    recipe.end(pipeline.content.size)
     write_all(whiteouts, memoryview(b"".join(name + b"\0" for name in writer.whiteouts)))
     return {
-        "blob_digest": blob.digest,
-        "blob_size": blob.size,
-        "diff_id": plain.digest,
+        "blob_digest": pipeline.blob.digest,
+        "blob_size": pipeline.blob.size,
+        "diff_id": pipeline.content.digest,
         "rest": not written,
         "whiteouts": bool(writer.whiteouts),
         "opaque": writer.opaque,
@@ -81,6 +81,7 @@ def stage(compression: str, base: str, keep: str, reserve_bytes: str, reserve_in
         "size": budget.size,
         "inodes": budget.inodes,
         "recipe": True,
+        "spent": pipeline.spent(),
     }
 
 

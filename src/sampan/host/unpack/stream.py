@@ -11,6 +11,7 @@ import os
 from _queue import SimpleQueue
 from collections.abc import Callable, Iterator
 from hashlib import sha256
+from time import thread_time
 
 from sampan.host.unpack.write import write_all
 
@@ -29,6 +30,7 @@ class Channel:
         self._room: SimpleQueue[None] = SimpleQueue()
         for _ in range(depth):
             self._room.put(None)
+        self.cpu = 0.0  # seconds that the thread took which fed it, once it is through
 
     def feed(self, pieces: Iterator[bytes]) -> None:
         """Send all of `pieces`, then the end or whatever they raised."""
@@ -36,6 +38,7 @@ class Channel:
             for piece in pieces:
                 self._room.get()
                 self._items.put(piece)
+            self.cpu = thread_time()
             self._items.put(None)
         except BaseException as error:  # noqa: BLE001 - carried to the other thread
             self._items.put(error)
@@ -76,16 +79,27 @@ def read(fd: int, first: bytes = b"", copy: int = -1) -> Iterator[bytes]:
         chunk = os.read(fd, READ)
 
 
-def pipeline(chunks: Iterator[bytes], inflate: Inflate) -> tuple[Iterator[bytes], Hashed, Hashed]:
-    """Start the threads. Returns the uncompressed bytes, and the hashes of both sides, whole once those
-    have ended.
-    """
-    blob, plain = Hashed(), Hashed()
-    arrived, inflated, hashed = Channel(), Channel(), Channel()
-    for channel, pieces in (
-        (arrived, blob.over(chunks)),
-        (inflated, inflate(iter(arrived))),
-        (hashed, plain.over(iter(inflated))),
-    ):
-        _thread.start_new_thread(channel.feed, (pieces,))
-    return iter(hashed), blob, plain
+class Pipeline:
+    """The threads. `plain` are the uncompressed bytes; the hashes of both sides are whole once those have ended."""
+
+    def __init__(self, chunks: Iterator[bytes], inflate: Inflate) -> None:
+        self.blob, self.content = Hashed(), Hashed()
+        self._read, self._inflated, self._hashed = Channel(), Channel(), Channel()
+        for channel, pieces in (
+            (self._read, self.blob.over(chunks)),
+            (self._inflated, inflate(iter(self._read))),
+            (self._hashed, self.content.over(iter(self._inflated))),
+        ):
+            _thread.start_new_thread(channel.feed, (pieces,))
+
+    @property
+    def plain(self) -> Iterator[bytes]:
+        return iter(self._hashed)
+
+    def spent(self) -> str:
+        """Where the CPU time went, in ms, when all is done; called by the thread that wrote."""
+        read, inflate, digest, write = (
+            round(seconds * 1000)
+            for seconds in (self._read.cpu, self._inflated.cpu, self._hashed.cpu, thread_time())
+        )
+        return f"receive {read}, inflate {inflate}, diff-id {digest}, start and write {write}"
