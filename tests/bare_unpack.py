@@ -30,9 +30,9 @@ from tests.hostile_archives import EITHER, FITS, INVALID
 SECONDS = 240
 NOISES = 400
 AT_ONCE = 6  # most of their time goes by with the kernel taking namespaces apart
-OWN = ("/store", "/merged")
+OWN = ("/store", "/merged", "/proc")
 Good = Callable[[Path], bool]
-HOST = ("canary/etc", "canary/tmp", "etc", "tmp", "dne", "dummy", "sbin", "proc/self", "dev")
+HOST = ("canary/etc", "canary/tmp", "etc", "tmp", "dne", "dummy", "sbin", "dev")
 assert tar_sparse  # nothing is imported once a process is in its made-up host
 
 
@@ -124,6 +124,8 @@ def in_a_host(place: Path, stack: Stack) -> str:
     syscalls.unshare(syscalls.CLONE_NEWNS)
     syscalls.mount("", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE)
     syscalls.mount("tmpfs", place, "tmpfs", 0, "size=128m")
+    (place / "proc").mkdir()
+    syscalls.mount("proc", place / "proc", "proc", syscalls.MS_RDONLY)
     os.chroot(place)
     os.chdir("/")
     for part in HOST:
@@ -134,7 +136,7 @@ def in_a_host(place: Path, stack: Stack) -> str:
     os.mknod("/dev/null", 0o020666, os.makedev(1, 3))
     before = whole()
     for own in OWN:
-        Path(own).mkdir()
+        Path(own).mkdir(exist_ok=True)
     words = asyncio.run(outcome(stack))
     if changed := {str(each[0]) for each in whole() ^ before}:
         return f"{words} the host is not as it was: {sorted(changed)}"

@@ -143,6 +143,33 @@ def image(
     return Image(blobs, dump(manifest))
 
 
+def artifact(
+    files: Sequence[tuple[str, bytes]],
+    *,
+    kind: str = "application/vnd.test.thing",
+    config: tuple[bytes, str] = (b"{}", "application/vnd.oci.empty.v1+json"),
+    media_type: str = "application/octet-stream",
+    naming: str = "org.opencontainers.image.title",
+    **more: Any,
+) -> Image:
+    """An OCI artifact with a blob for each (title, content); one without a title has no annotation. `more` adds to
+    the manifest or, being None, takes from it."""
+    blobs: dict[str, bytes] = {}
+    layers = [
+        {**describe(blobs, data, media_type), **({"annotations": {naming: title}} if title else {})}
+        for title, data in files
+    ]
+    manifest: dict[str, Any] = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "artifactType": kind,
+        "config": describe(blobs, *config),
+        "layers": layers,
+        **more,
+    }
+    return Image(blobs, dump({key: value for key, value in manifest.items() if value is not None}))
+
+
 def packed(tar: bytes, compression: str) -> tuple[bytes, str]:
     data, suffix = compress(tar, compression)
     return data, LAYER + suffix

@@ -328,7 +328,6 @@ def test_a_file_that_is_not_there_is_said_with_its_name(tmp_path: Path) -> None:
 def test_a_key_that_this_version_does_nothing_about_is_told() -> None:
     assert config.without_effect(load(None)) == []
     assert config.without_effect(loads('[metrics]\nlisten = "127.0.0.1:9464"\n')) == ["metrics"]
-    assert config.without_effect(loads("[images]\nkeep_blobs = true\n")) == ["images.keep_blobs"]
     assert config.without_effect(loads('[nri]\nsocket = "/run/n.sock"\n')) == ["nri"]
 
 

@@ -303,5 +303,6 @@ def test_a_daemon_that_is_told_to_end_keeps_what_it_had(hasty: Puller, registry:
     hasty.daemon.start()
     assert not hasty.absent_or_working(reference)
     assert hasty.pull(reference) == image.id
-    assert registry.served <= sum(map(len, image.blobs.values())) - kept
+    # a connection that meets what is there may bring a little of it
+    assert registry.served <= sum(map(len, image.blobs.values())) - kept + 5 * (64 << 10)
     hasty.check(reference)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from sampan.api import cri_pb2 as cri
+from sampan.model.image import ARTIFACT_TYPE
 
 CONTAINER_STATES = {
     cri.CONTAINER_CREATED: "created",
@@ -111,9 +112,10 @@ def images(found: Sequence[cri.Image], *, digests: bool = False) -> str:
     for each in found:
         for name in each.repo_tags or each.repo_digests[:1] or ["<none>"]:
             repository, tag = _split(name)
-            pinned = "pinned" if each.pinned else ""
+            artifact = "artifact" if ARTIFACT_TYPE in each.spec.annotations else ""
+            notes = ", ".join(note for note in (artifact, "pinned" if each.pinned else "") if note)
             digest = [_digest(repository, each.repo_digests)] if digests else []
-            rows.append([repository, tag, short(each.id), size(each.size), *digest, pinned])
+            rows.append([repository, tag, short(each.id), size(each.size), *digest, notes])
     return table(["IMAGE", "TAG", "ID", "SIZE", *(["DIGEST"] if digests else []), ""], sorted(rows))
 
 

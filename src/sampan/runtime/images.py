@@ -20,6 +20,7 @@ from sampan.runtime import artifacts, image_fetch
 from sampan.runtime.image_fetch import Content
 from sampan.runtime.image_ports import ArchivedImage, Archives, Layers, Registry, Repository, Usage
 from sampan.runtime.image_records import ImageRecords, used_layers
+from sampan.runtime.laps import Laps
 from sampan.runtime.prune import Prune
 from sampan.runtime.pull import RETRY_SECONDS, Intake, Progress, Report, Wanted
 from sampan.runtime.state import State, now
@@ -157,6 +158,7 @@ class Images:
 
     async def _fetch(self, wanted: Reference, credentials: Credentials | None, key: Hashable) -> Image:
         await self.trust.may_pull(wanted)
+        laps = Laps()
         async with self._supply.registry.open(wanted, credentials) as repository:
             unchanged = await self._unchanged(wanted, repository)
             if unchanged is not None:
@@ -168,7 +170,10 @@ class Images:
             proof = await self.trust.prove(wanted, what.digest, repository)
             content = await image_fetch.content(what, self._supply.machine, repository)
             content = replace(content, signatures=proof)
-            return await self._install(str(wanted), content, lambda each: self._report(key, each))
+            laps.lap("manifest and config")
+            image = await self._install(str(wanted), content, lambda each: self._report(key, each), laps)
+            log.info("pulled %s, %d MiB, in %s", wanted, image.size >> 20, laps)
+            return image
 
     async def _unchanged(self, wanted: Reference, repository: Repository) -> Image | None:
         """The image we have, if the registry says that it still is what the reference means: one request.
@@ -207,11 +212,11 @@ class Images:
         there = image.artifact
         artifact = artifacts.found(there.manifest, there.raw, what, there.open) if there else None
         content = Content(image.config, image.layers, image.tags, image.digests, artifact)
-        return await self._install(what, content, lambda _: None)
+        return await self._install(what, content, lambda _: None, Laps())
 
     # --- common to both -----------------------------------------------------------------------------------
 
-    async def _install(self, what: str, content: Content, report: Report) -> Image:
+    async def _install(self, what: str, content: Content, report: Report, laps: Laps) -> Image:
         """Bring in the layers that are missing, then record the image: nobody sees half of one."""
         image, wanted = self._planned(what, content)
         async with self._intake.hold(image.layers), self._intake.settling(wanted):
@@ -219,9 +224,14 @@ class Images:
             missing = [one.source.size for one in wanted if not self._layers.has(one.chain_id)]
             await self._layers.require_room(sum(size for size in missing if size > 0), what)
             await self._intake.take(wanted, report)
+            laps.lap("layers")
+            await self._intake.commit(image.layers)
+            laps.lap("sync")
             size = sum(self._layers.size(chain_id) for chain_id in image.layers)
             whole = msgspec.structs.replace(image, size=size, signatures=content.signatures)
-            return await self._records.record(whole, content.tags, content.digests)
+            recorded = await self._records.record(whole, content.tags, content.digests)
+            laps.lap("record")
+            return recorded
 
     def _planned(self, what: str, content: Content) -> tuple[Image, Sequence[Wanted]]:
         """What the image will be, but for its size, and the layers it needs. Raises Invalid."""

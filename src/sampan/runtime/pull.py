@@ -139,11 +139,10 @@ class Intake:
         await finish(_settle(wanted))
 
     async def take(self, wanted: Sequence[Wanted], report: Report) -> None:
-        """Bring all of them in, the lowest first in the list, and make them durable. The caller holds them. The first
-        failure ends it."""
+        """Bring all of them in, the lowest first in the list; `commit` makes them durable. The caller holds them. The
+        first failure ends it."""
         published = [asyncio.Event() for _ in wanted]
         await _all([self._one(wanted, place, published, report) for place in range(len(wanted))])
-        await self.commit([layer.chain_id for layer in wanted])
 
     async def commit(self, chain: Sequence[str]) -> None:
         """Make these layers durable, once for all of them. The caller holds them."""

@@ -66,6 +66,8 @@ class LayerStore:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.trash = Trash(root / TRASH)
+        self._unwritten: set[str] = set()  # keys and names of what is perhaps not on disk so far
+        self._unwritable: dict[str, OSError] = {}  # those of which some may never get there
 
     def open(self) -> tuple[dict[str, tuple[str, Record]], set[str]]:
         """Make the directory; what is published in it: chain id → name and record. Leftovers go to `trash`, but
@@ -122,6 +124,7 @@ class LayerStore:
         for part, mode in ((ROOT, 0o755), (WORK, 0o700), (MERGED, 0o700)):
             (place / part).mkdir(mode=mode)
             (place / part).chmod(mode)
+        self._unwritten.add(key)
         return key
 
     def staging(self, key: str) -> Path:
@@ -169,18 +172,33 @@ class LayerStore:
             for leftover in (WORK, MERGED):
                 trees.remove(staged, leftover)
         place.rename(self.root / name)
+        self._unwritten.add(name)
+        self._unwritable.pop(name, None)  # of an earlier layer of that name
+        if key in self._unwritable:
+            self._unwritable[name] = self._unwritable.pop(key)
+        self._unwritten.discard(key)
 
     def flush(self) -> None:
         """Have everything on disk that was written so far."""
-        with opened(self.root) as root:
-            syncfs(root)
+        try:
+            with opened(self.root) as root:
+                syncfs(root)
+        except OSError as error:
+            # The kernel says so once (errseq), to whoever asks first, and not of which files: those who commit any of
+            # them later would be told that all is well.
+            self._unwritable |= dict.fromkeys(tuple(self._unwritten), error)
+            raise
 
     def write_records(self, records: Mapping[str, Record]) -> None:
         """Say of placed layers, by name, what they are: from then on they survive a crash. Their content must be on
         disk, else a power cut could leave a record without it."""
+        for name in records:
+            if name in self._unwritable:
+                raise self._unwritable[name]
         for name, record in records.items():
             (self.root / name / RECORD).write_bytes(msgspec.json.encode(record))
         self.flush()
+        self._unwritten -= records.keys()
 
 
 def _record(place: Path) -> Record | None:
