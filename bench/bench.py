@@ -19,6 +19,7 @@ from pathlib import Path
 import grpc
 
 from bench.floor import floor
+from bench.pull import Processes, large_pulls, shared_pull, where
 from bench.work import Bench, Measures, busy
 from scripts.private_daemon import Network, Stubs, private_daemon, processes_of
 from tests import images
@@ -60,6 +61,8 @@ BUDGETS = [
     Budget("idle CPU, many pods (own processes)", "idle_cpu_own", 1, "%"),
     Budget("pull + unpack, Debian+Python image", "pull_large", 1.5, "s"),
     Budget("CPU of that (whole machine)", "pull_large_cpu", 2.5, "s"),
+    Budget("the same by 8 clients at once", "pull_shared", 1.5, "s"),
+    Budget("downloads for those 8", "pull_shared_downloads", 1.1, "x"),
 ]
 
 
@@ -141,7 +144,29 @@ def measure(options: argparse.Namespace, measures: Measures) -> None:
         if options.density:
             bench.density(options.density)
         if large and options.pulls:
-            bench.large_pulls(large, options.pulls)
+            large_pulls(bench, large, options.pulls)
+            shared_pull(bench, large)
+
+
+def pull_table(times: int) -> Iterator[str]:
+    """Where the time of a pull goes, by a daemon of its own that says so."""
+    with tempfile.TemporaryDirectory(prefix="sampan-bench-") as directory, contextlib.ExitStack() as stack:
+        registry = stack.enter_context(running_registry(Path(directory)))
+        registry.push("library/large", large_image(), "latest")
+        certs = registry.hosts_directory(Path(directory, "certs.d"), "docker.io")
+        daemon = stack.enter_context(private_daemon(NETWORK, certs=[certs], level="debug"))
+        bench = Bench(daemon.cri, "", Path(directory, "logs"), None)
+        processes = Processes(daemon.pid, registry_pid(Path(directory)))
+        yield from where(bench, "docker.io/library/large:latest", times, daemon.log, processes)
+
+
+def registry_pid(directory: Path) -> int:
+    """The process of the registry that keeps its data there."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if str(directory / "registry.yml").encode() in (entry / "cmdline").read_bytes():
+                return int(entry.name)
+    raise LookupError(f"no registry runs on {directory}")
 
 
 def other_load() -> float:
@@ -180,6 +205,8 @@ def main() -> None:
     print(f"many pods: {options.density}; the budgets are for 60")
     print(f"load of others before the run: {noise:.0f} % of a core")
     print("floor of this machine: " + ", ".join(f"{name} {value:.1f} ms" for name, value in machine.items()))
+    if options.pulls and not options.endpoint:
+        print("\n".join(pull_table(options.pulls)))
     if options.json:
         options.json.write_text(
             json.dumps({**measures.report(), "floor_ms": machine, "other_load": noise}, indent=1) + "\n"

@@ -231,12 +231,3 @@ class Bench:
             ]
             for name, call in calls:
                 self.measures.add(name, *(timed(call)[1] for _ in range(30)))
-
-    def large_pulls(self, image: str, times: int) -> None:
-        """Pull and unpack, each time from nothing."""
-        for _ in range(times):
-            before = busy()
-            _, took = timed(lambda: self.pull(image))
-            self.measures.add("pull_large", took / 1000)
-            self.measures.add("pull_large_cpu", busy() - before)
-            self.images.RemoveImage(pb.RemoveImageRequest(image=pb.ImageSpec(image=image)))

@@ -27,7 +27,7 @@ from sampan.host.unpack.child import unpack
 from sampan.host.unpack.cursor import Budget
 from sampan.host.unpack.layout import MERGED, OVERLAY_OPTIONS, RECIPE, REST, ROOT, STAGING, WHITEOUTS, WORK
 from sampan.host.unpack.recorder import Recipe, RecordedMergedWriter, RecordedWriter
-from sampan.model.errors import Invalid
+from sampan.model.errors import Exhausted, Invalid
 from sampan.wire.layer_state import State
 from tests import hostile_archives, images
 from tests.host import stores
@@ -66,7 +66,7 @@ async def _all(directory: Path, what: str, seeds: range) -> tuple[int, dict[str,
         for name, stack in STACKS[what](seeds):
             try:
                 count += await _one(store, stack)
-            except Invalid:
+            except (Invalid, Exhausted):
                 continue  # a stack that cannot be unpacked
             except Exception:  # noqa: BLE001 - whatever it is, it is what went wrong
                 wrong[name] = traceback.format_exc()[-2000:]
@@ -99,7 +99,7 @@ def _compare(store: Store, chain: Sequence[str], archive: bytes) -> None:
         assert b"".join(pieces(recipe, opened[1], state)) == archive, "another tar"
         check = Check(Written(opened[0]), opened[1], below, base=not lowers)
         assert not check.run("sha256:" + sha256(archive).hexdigest())
-        assert check.differences == []
+        assert not check.differences, "; ".join(check.differences)
     finally:
         for fd in (*opened, *below):
             os.close(fd)
@@ -181,9 +181,9 @@ def _formats(seeds: range) -> Iterator[tuple[str, Stack]]:
         form = dice.choice((tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT))
         with tarfile.open(fileobj=buffer, mode="w", format=form, pax_headers={"comment": "global"}) as tar:
             for number in range(dice.randint(1, 60)):
-                long = dice.choice(("", "", "d" * 90 + "/", "d" * 90 + "/" + "e" * 40 + "/"))
+                long = dice.choice(("", "", "d" * 80 + "/"))
                 if form != tarfile.USTAR_FORMAT:
-                    long += dice.choice(("", "", "f" * 250 + "/", "\u00e4" * 100 + "/"))
+                    long += dice.choice(("", "e" * 90 + "/", "f" * 250 + "/", "\u00e4" * 100 + "/"))
                 info = tarfile.TarInfo(f"{long}f{number}")
                 info.size = dice.choice((0, 1, 511, 512, 513, 4096, 70_000))
                 info.mode, info.mtime = dice.choice((0o644, 0o4755)), dice.randint(0, 1 << 31)

@@ -40,6 +40,8 @@ from sampan.host.storage.layers import Layers
 from sampan.host.storage.rootfs import OverlayRootfs
 from sampan.host.storage.spool import Spool
 from sampan.host.storage.volumes import HostVolumes
+from sampan.host.trust.policy_files import PolicyFiles
+from sampan.host.trust.verifier import KeyVerifier
 from sampan.model.errors import SampanError
 from sampan.runtime.containers import Containers, Parts
 from sampan.runtime.events import Events
@@ -54,6 +56,7 @@ from sampan.runtime.recovery import Recovery
 from sampan.runtime.state import KINDS, State
 from sampan.runtime.stats import Stats
 from sampan.runtime.stops import Stops
+from sampan.runtime.trust import Trust
 from sampan.server.image_admin import ImageAdmin
 from sampan.server.image_service import Disk, ImageService
 from sampan.server.interceptor import Interceptor
@@ -160,6 +163,7 @@ def _supply(config: Config, machine: Machine) -> Supply:
         machine=machine.host.architecture,
         parallel=config.images.max_parallel_downloads,
         pinned=config.images.pinned,
+        trust=Trust(PolicyFiles(config.trust.policy), KeyVerifier()) if config.trust.policy else Trust(),
     )
 
 

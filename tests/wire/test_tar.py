@@ -242,6 +242,8 @@ INVALID = {
     + header(),
     "a PAX record beyond its header": header(kind=b"x", size=b"00000000007")
     + b"99 a=b\n".ljust(BLOCK, b"\0"),
+    "a PAX record and then something else": header(kind=b"x", size=b"00000000016")
+    + b"9 path=x\nother".ljust(BLOCK, b"\0"),
     "a PAX record without a newline": header(kind=b"x", size=b"00000000006") + b"6 a=bc".ljust(BLOCK, b"\0"),
     "a sparse map out of order": pax((b"GNU.sparse.map", b"5,1,0,1"), (b"GNU.sparse.size", b"9"))
     + header(size=b"00000000002"),

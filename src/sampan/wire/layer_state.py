@@ -21,6 +21,7 @@ class Thing:
         "inode",
         "kind",
         "lifted",
+        "lifting",
         "link",
         "mode",
         "mtime",
@@ -39,6 +40,7 @@ class Thing:
         self.inode = 0  # for whoever looks at the disk
         self.optional = False  # it may be absent
         self.lifted: Lifted | None = None
+        self.lifting = False  # the root directory may have extended attributes that another entry or layer gave it
         self.mode, self.uid, self.gid, self.mtime, self.size = 0o755, 0, 0, 0, 0
         self.link, self.device = b"", (0, 0)
         self.xattrs: dict[bytes, bytes] = {}
@@ -46,12 +48,12 @@ class Thing:
             self.describe(entry)
 
     def describe(self, entry: tar.Entry) -> None:
-        """It is as the entry says; a directory keeps what other entries gave it beside that."""
+        """It is as the entry says."""
         self.mode, self.uid, self.gid, self.mtime = entry.mode, entry.uid, entry.gid, entry.mtime
         self.size, self.link, self.device = entry.size, entry.link, entry.device
         xattrs = dict(entry.xattrs)
         layer.allow_xattrs(xattrs, entry.name)
-        self.xattrs = {**self.xattrs, **xattrs}
+        self.xattrs = xattrs
 
 
 @dataclass(slots=True)
@@ -124,7 +126,7 @@ class State:
             if not merged and not self._base:
                 self._hide(path.rpartition(b"/")[0], leaf)
         elif entry.kind == tar.DIRECTORY:
-            self._directory(number, entry, path, optional=merged)
+            self._directory(number, entry, path, merged=merged)
             if path in cleared and not merged and not self._base:
                 self.opaque.add(path)
         elif leaf:
@@ -140,14 +142,15 @@ class State:
                 self.gone[thing.number] = note.value
             yield note
 
-    def _directory(self, number: int, entry: tar.Entry, path: bytes, *, optional: bool) -> None:
+    def _directory(self, number: int, entry: tar.Entry, path: bytes, *, merged: bool) -> None:
         there = self.paths.get(path)
         if there is not None and there.kind == tar.DIRECTORY:
-            there.number, there.optional = number, False
+            there.number, there.optional, there.lifting = number, False, not path
             there.describe(entry)
             return
-        self._parents(path, optional=optional)
-        self.paths[path] = _made(number, entry)
+        self._parents(path, optional=merged)
+        self.paths[path] = made = _made(number, entry)
+        made.lifting = merged and not path
 
     def _linked(self, number: int, entry: tar.Entry) -> Thing:
         source = self._notes.sources.get(number) or b"/".join(filter(None, layer.place(entry.link)))

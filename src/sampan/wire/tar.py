@@ -270,11 +270,11 @@ def pax_records(body: bytes) -> dict[bytes, bytes]:
     at = 0
     while at < len(body):
         space = body.find(b" ", at, at + 20)
-        length = decimal(body[at:space]) if space > 0 else 0
-        end = at + length
+        end = at + (decimal(body[at:space]) if space >= 0 else 0)
         key, equals, value = body[space + 1 : end - 1].partition(b"=")
         if (
-            end > len(body)
+            space < 0
+            or end > len(body)
             or end < space + 3
             or body[end - 1 : end] != b"\n"
             or not equals

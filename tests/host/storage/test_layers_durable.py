@@ -157,7 +157,7 @@ async def install(layers: Layers, database: Database, cut: int, committing: asyn
 
 
 async def live_until_cut(at: Path, cut: int) -> bool:
-    """Install an image with the power going at a random moment about its commit. Whether that was acknowledged before."""
+    """Install an image with the power going at a random moment about its commit. Whether it was acknowledged before."""
     layers = Layers(Paths(at / "root", at / "state"))
     (at / "root").mkdir(exist_ok=True)
     database = await Database.open(at / "root" / "state.db")

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sampan.host import owned
 from sampan.host.threads import in_own_thread
 from sampan.model.cdi import Given, Index, Source, Spec
 from sampan.model.errors import Invalid, NotFound
@@ -79,7 +80,7 @@ def _scan(
             problems.append(f"{directory} cannot be read: {error.strerror}")
             continue
         try:
-            _check_owner(os.fstat(folder), str(directory))
+            owned.check(os.fstat(folder), str(directory))
             read += [(priority, path, file) for path, file in _files(folder, directory, known)]
         except (Invalid, OSError) as error:
             problems.append(str(error))
@@ -115,7 +116,7 @@ def _file(folder: int, name: str, path: str, known: _Read | None) -> _Read:
                 return known
             if not stat.S_ISREG(found.st_mode):
                 raise Invalid(f"{path} is not a regular file")
-            _check_owner(found, path)
+            owned.check(found, path)
             return _Read(identity, files.parse(_content(file), path))
         finally:
             os.close(file)
@@ -128,14 +129,3 @@ def _file(folder: int, name: str, path: str, known: _Read | None) -> _Read:
 def _content(file: int) -> bytes:
     with os.fdopen(os.dup(file), "rb") as opened:
         return opened.read(files.LIMIT + 1)
-
-
-def _check_owner(found: os.stat_result, path: str) -> None:
-    """Raise Invalid unless root alone can write it."""
-    if found.st_uid != 0:
-        raise Invalid(f"{path} is not used: it belongs to user {found.st_uid}, not to root")
-    by_group = found.st_mode & stat.S_IWGRP and found.st_gid != 0
-    if found.st_mode & stat.S_IWOTH or by_group:
-        raise Invalid(
-            f"{path} is not used: others than root may write it (mode {stat.S_IMODE(found.st_mode):o})"
-        )

@@ -166,7 +166,8 @@ class Check:
                 for name in os.listxattr(at)
                 if name.startswith(_COMPARED) and not name.startswith(_PASSED)
             }
-            for name in sorted(found.keys() | thing.xattrs.keys()):
+            names = thing.xattrs.keys() if thing.lifting else found.keys() | thing.xattrs.keys()
+            for name in sorted(names):
                 if found.get(name) != thing.xattrs.get(name) and _possible(at, name):
                     self._differs(path, f"has another extended attribute {name.decode(errors='replace')}")
         finally:

@@ -127,6 +127,12 @@ class LayerStore:
         self._unwritten.add(key)
         return key
 
+    def unstage(self, key: str) -> None:
+        """Move a staging directory to the trash. Idempotent."""
+        self.trash.take(self.staging(key))
+        self._unwritten.discard(key)
+        self._unwritable.pop(key, None)
+
     def staging(self, key: str) -> Path:
         return self.root / STAGING / key
 

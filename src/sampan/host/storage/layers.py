@@ -205,7 +205,7 @@ class Layers:
 
     async def _drop(self, key: str) -> None:
         self._staged.pop(key, None)
-        await in_thread(self._store.trash.take, self._store.staging(key))
+        await in_thread(self._store.unstage, key)
         self._working.discard(key)
         self._store.trash.empty()
 
