@@ -92,6 +92,15 @@ class FakeRepository:
         await asyncio.sleep(0)
         return self._blob(blob.digest)
 
+    async def referrers(self, digest: str, kind: str) -> bytes:
+        self._ask("referrers", digest)
+        await asyncio.sleep(0)
+        own = (data for name, data in self._registry.manifests.items() if name.startswith(f"{self._name}@"))
+        found = [data for data in own if json.loads(data).get("subject", {}).get("digest") == digest]
+        if not found:
+            raise NotFound(f"{self._name}: nothing refers to {digest}")
+        return images.referrers(found)
+
     async def stream(self, blob: Descriptor) -> AsyncGenerator[bytes, None]:
         self._ask("stream", blob.digest)
         registry = self._registry

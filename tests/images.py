@@ -170,6 +170,18 @@ def artifact(
     return Image(blobs, dump({key: value for key, value in manifest.items() if value is not None}))
 
 
+def referrers(manifests: Sequence[bytes]) -> bytes:
+    """The index that lists these artifact manifests (distribution-spec, "Listing Referrers")."""
+    entries = [
+        {
+            **{"mediaType": MANIFEST, "digest": sha256(data), "size": len(data)},
+            **{key: value for key, value in json.loads(data).items() if key in ("artifactType", "annotations")},
+        }
+        for data in manifests
+    ]
+    return dump({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries})
+
+
 def packed(tar: bytes, compression: str) -> tuple[bytes, str]:
     data, suffix = compress(tar, compression)
     return data, LAYER + suffix

@@ -11,6 +11,7 @@ from sampan.model.image import Image, ImageConfig
 from sampan.runtime.containers import Containers, Parts
 from sampan.runtime.exec import Exec
 from sampan.runtime.exits import Exits
+from sampan.runtime.image_ports import Registry
 from sampan.runtime.images import Images, Supply
 from sampan.runtime.limits import Resources
 from sampan.runtime.machine import Machine
@@ -62,15 +63,16 @@ class System:
         return id
 
 
-def wire(world: World | None = None, journal: FakeJournal | None = None) -> System:
+def wire(
+    world: World | None = None, journal: FakeJournal | None = None, registry: Registry | None = None
+) -> System:
     """A fresh daemon over a world and a journal, which may be another daemon's."""
     world, journal = world or World(), journal or FakeJournal()
     config = load(None, {"root": "/tmp/sampan-root", "state": "/tmp/sampan-state"})
     state, tasks, host = State(journal), Tasks(), machine(world)
     state.adopt([IMAGE, *journal.rows.values()])
-    images = Images(
-        state, FakeLayers(), Supply(cast(Any, None), cast(Any, None), "x86_64"), tasks
-    )  # it only finds and removes
+    supply = Supply(cast(Any, registry), cast(Any, None), "x86_64")  # without a registry it only finds and removes
+    images = Images(state, FakeLayers(), supply, tasks)
     exits = Exits(config, state, host, tasks)
     init = PodInit(config, state, host, tasks)
     stops = Stops(config, state, host, exits)

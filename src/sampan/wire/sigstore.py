@@ -67,7 +67,7 @@ class _Attachment(msgspec.Struct):
 
 def attached(data: bytes, what: str) -> tuple[tuple[Descriptor, bytes], ...]:
     """The payloads that a `.sig` manifest names, each with its signature; others are passed over. Raises Invalid."""
-    found = []
+    found: list[tuple[Descriptor, bytes]] = []
     for layer in strict_json.decode(data, _Attachment, what).layers:
         text = (layer.annotations or {}).get(_ANNOTATION, "")
         if layer.media_type != SIMPLE_TYPE or not text or len(found) == COUNT_LIMIT:
