@@ -87,6 +87,13 @@ class FakeLayers:
         if size > self.room:
             raise Exhausted(f"{what} needs {size} bytes; {self.room} are free")
 
+    async def check_root(self, chain: Sequence[str]) -> None:
+        """A directory is what tarfile says of the highest layer that has the name; no whiteouts here."""
+        for name in ("dev", "proc", "sys"):
+            said = [self.roots[chain_id][name] for chain_id in chain if name in self.roots[chain_id]]
+            if said and not said[-1]:
+                raise Invalid(f"the image's /{name} is not a directory, so no container can be made from it")
+
     def size(self, chain_id: str) -> int:
         return self.published[chain_id].size
 

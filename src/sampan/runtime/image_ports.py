@@ -81,6 +81,10 @@ class Layers(Protocol):
     def size(self, chain_id: str) -> int:
         """Bytes of a published layer, unpacked."""
 
+    async def check_root(self, chain: Sequence[str]) -> None:
+        """Raise Invalid if these published layers (lowest first) make a root that no container can have: its /dev,
+        /proc or /sys is there but not a real directory."""
+
     async def fs_usage(self) -> Usage:
         """What the store takes of the disk, staging and what is being deleted included; cached, never measured on
         request."""

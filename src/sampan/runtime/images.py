@@ -224,6 +224,8 @@ class Images:
             missing = [one.source.size for one in wanted if not self._layers.has(one.chain_id)]
             await self._layers.require_room(sum(size for size in missing if size > 0), what)
             await self._intake.take(wanted, report)
+            if content.artifact is None:
+                await self._layers.check_root(image.layers)
             laps.lap("layers")
             await self._intake.commit(image.layers)
             laps.lap("sync")

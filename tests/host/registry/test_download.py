@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 from unittest import mock
@@ -157,6 +158,7 @@ async def read(network: Network, root: Path, effort: Effort, into: bytearray) ->
                 assert piece
                 into += piece
     finally:
+        assert all(one.end <= other.start for one, other in pairwise(parts._parts)), "parts overlap"
         parts.close()
         spool.close(DIGEST)
     return loop.time() - began
@@ -365,7 +367,7 @@ def lay(root: Path, blob: bytes, found: list[tuple[int, int]]) -> None:
         (root / ("cd" * 32) / str(start)).write_bytes(blob[start : start + length])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=2000, deadline=None)
 @given(networks(), EFFORTS, FOUND, st.one_of(st.none(), st.floats(0, 200)))
 def test_the_bytes_are_always_the_blobs(
     network: Network, options: dict[str, Any], found: list[tuple[int, int]], until: float | None

@@ -219,6 +219,28 @@ async def test_a_reader_has_patience_and_then_ends_the_part(spool: Spool) -> Non
     assert await kept(parts) == {0: BLOB[:3]}
 
 
+async def test_what_is_written_when_a_part_is_ended_is_not_of_it(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever was tired of waiting goes on from where the part ended then."""
+    go_on = threading.Event()
+    write = spool_module._written
+
+    def slowly(fd: int, data: bytes, offset: int) -> None:
+        assert go_on.wait(10)
+        write(fd, data, offset)
+
+    monkeypatch.setattr(spool_module, "_written", slowly)
+    parts = await spool.open(DIGEST, len(BLOB))
+    part = parts.begin(0)
+    writing = asyncio.create_task(part.append(BLOB[:100]))
+    assert await part.read(0, 0.001) == b""
+    go_on.set()
+    assert not await writing
+    assert (part.end, parts.at(0)) == (0, None)
+    parts.close()
+
+
 async def test_a_part_that_had_nothing_is_none(spool: Spool, root: Path) -> None:
     parts = await spool.open(DIGEST, len(BLOB))
     parts.end(parts.begin(500, 600))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sampan.config import Paths
-from sampan.host.storage import unpacking
+from sampan.host.storage import kernel_directories, unpacking
 from sampan.host.storage.disk_use import DiskUse
 from sampan.host.storage.layer_store import EMPTY, TRASH, LayerStore, Record
 from sampan.host.storage.unpacking import Unpacked
@@ -97,6 +97,10 @@ class Layers:
         least one.
         """
         return [f"{name}/{ROOT}" for name in self._below(chain)] or [f"{EMPTY}/{ROOT}"]
+
+    async def check_root(self, chain: Sequence[str]) -> None:
+        """Raise Invalid if no container can have these layers (lowest first) as its root."""
+        await in_thread(kernel_directories.check, [self.root / lower for lower in self.lowers(chain)])
 
     async def fs_usage(self) -> Usage:
         """What the store takes of the disk, from memory; see `host.storage.disk_use`."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from sampan.config import Paths
 from sampan.host import mounts
 from sampan.host.filesystems import filesystem
-from sampan.host.storage import chown, trees
+from sampan.host.storage import chown, kernel_directories, trees
 from sampan.host.storage.idmap import NotMappable, mapped
 from sampan.host.storage.layers import Layers
 from sampan.host.storage.trash import Trash, opened
@@ -33,7 +33,6 @@ UPPER, WORK = "upper", "work"
 VOLUMES = "volumes"  # `Paths.volumes`: directories for what the image declares
 GIVEN = "given"  # there once the slow way has changed every owner (`host.storage.chown`)
 LAYERS = "layers"  # where a bundle has the layers with ids mapped, while the overlay is made
-_KERNEL_DIRECTORIES = ("dev", "proc", "sys")
 
 log = logging.getLogger("sampan.rootfs")
 
@@ -117,7 +116,7 @@ class OverlayRootfs:
                 self._overlay(id, lowers, self._layers.root, label)
             else:
                 self._mount_mapped(id, lowers, users, label)
-            _check_kernel_directories(rootfs)
+            kernel_directories.check([rootfs])
         except BaseException:
             mounts.detach(rootfs)
             raise
@@ -224,17 +223,6 @@ def _unmount_beneath(path: Path) -> None:
         raise WrongState(
             f"{path} is not deleted: {left[0].point} is still mounted; unmount it, then try again"
         )
-
-
-def _check_kernel_directories(root: Path) -> None:
-    with opened(root) as fd:
-        for name in _KERNEL_DIRECTORIES:
-            try:
-                mode = os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode
-            except FileNotFoundError:
-                continue
-            if not stat.S_ISDIR(mode):
-                raise Invalid(f"the image's /{name} is not a directory, so no container can be made from it")
 
 
 def _read(root: Path, path: str, limit: int) -> bytes | None:

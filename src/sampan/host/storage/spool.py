@@ -96,13 +96,11 @@ class Part:
         return data
 
     async def _grown(self, offset: int, patience: float | None) -> None:
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(patience):
                 while offset >= self.end and self.growing:
                     self._news.clear()
                     await self._news.wait()
-        except TimeoutError:
-            self.stop()
 
     def stop(self) -> None:
         """Nobody writes it any more."""

@@ -56,7 +56,9 @@ class Budget:
     def __init__(self, fd: int, reserve_bytes: int, reserve_inodes: int) -> None:
         self._fd = fd
         self._reserve = reserve_bytes, reserve_inodes
-        self._check_every = min(_CHECK_EVERY, max(reserve_bytes // 8, 64 * PAGE))
+        # several layers are written at once: all that they write unseen must fit in the reserve
+        unseen = min(reserve_bytes, reserve_inodes * PAGE) // 8
+        self._check_every = min(_CHECK_EVERY, max(unseen, 64 * PAGE))
         self._unchecked = self._check_every
         self.size = self.inodes = 0
 

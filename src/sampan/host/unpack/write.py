@@ -17,6 +17,7 @@ from errno import (
     EINVAL,
     EISDIR,
     ELOOP,
+    EMLINK,
     ENAMETOOLONG,
     ENOENT,
     ENOSPC,
@@ -34,7 +35,7 @@ from sampan.wire.tar_source import Source
 OPAQUE = "trusted.overlay.opaque"
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 # What an archive can bring about by what it says; anything else is the disk's failure
-_ITS_FAULT = frozenset((ENAMETOOLONG, ELOOP, ENOTDIR, EISDIR, ENOENT, EFBIG, EINVAL, E2BIG, ERANGE))
+_ITS_FAULT = frozenset((ENAMETOOLONG, ELOOP, ENOTDIR, EISDIR, ENOENT, EFBIG, EINVAL, E2BIG, ERANGE, EMLINK))
 
 
 class Writer(Cursor):
