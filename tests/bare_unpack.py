@@ -83,7 +83,7 @@ STACKS: Mapping[str, Callable[[], dict[str, Stack]]] = {
 
 def main() -> None:
     """Try each stack; print the names of those that went wrong, and why."""
-    wrong = {}
+    wrong: dict[str, str] = {}
     ahead: deque[tuple[str, int, int]] = deque()
     with tempfile.TemporaryDirectory() as place:
         for name, stack in STACKS[sys.argv[1]]().items():

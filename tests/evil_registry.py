@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests import images
+from tests.signing import Signatures
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +188,20 @@ class EvilRegistry:
         self.serve_manifest(image.manifest, repository, tag)
         for digest, data in image.blobs.items():
             self.on(f"/v2/{repository}/blobs/{digest}", blob(data))
+
+    def serve_signatures(
+        self, signatures: Signatures, digest: str, repository: str = "app", *, api: bool = True
+    ) -> None:
+        """What was signed, beside the image `digest`. Without the referrers API, the index has a tag."""
+        for tag, data in signatures.manifests:
+            self.serve_manifest(data, repository, tag or images.sha256(data))
+        for blob_digest, data in signatures.blobs.items():
+            self.on(f"/v2/{repository}/blobs/{blob_digest}", blob(data))
+        index = images.referrers([data for tag, data in signatures.manifests if not tag])
+        if api:
+            self.on(f"/v2/{repository}/referrers/{digest}", answer(index, Content_Type=images.INDEX))
+        else:
+            self.serve_manifest(index, repository, digest.replace(":", "-"))
 
     def serve_manifest(self, manifest: bytes, repository: str = "app", *tags: str) -> None:
         kind = str(json.loads(manifest).get("mediaType", images.MANIFEST))

@@ -19,6 +19,9 @@ class FakeLayers:
     def __init__(self) -> None:
         self.published: dict[str, Staged] = {}
         self.lowers: dict[str, tuple[str, ...]] = {}
+        self.roots: dict[
+            str, dict[str, bool]
+        ] = {}  # what is in a layer's root, and whether it is a directory
         self.durable: set[str] = set()
         self.staged: set[str] = set()
         self.unpacked = 0
@@ -41,6 +44,7 @@ class FakeLayers:
         self.unpacked += 1
         key = f"staged-{self.unpacked}"
         self.staged.add(key)
+        self.roots[key] = {member.name.strip("./"): member.isdir() for member in members}
         size = sum(member.size for member in members)
         return Staged(key, sha256(data), len(data), sha256(plain), size, len(members))
 
@@ -51,6 +55,7 @@ class FakeLayers:
         self.staged.discard(staged.key)
         self.published[chain_id] = staged
         self.lowers[chain_id] = tuple(lowers)
+        self.roots[chain_id] = self.roots[staged.key]
 
     async def commit(self, chain: Sequence[str]) -> None:
         self.failing("commit")
@@ -68,7 +73,9 @@ class FakeLayers:
 
     def crash(self) -> None:
         """What the next start finds is what was durable."""
-        self.published = {chain_id: staged for chain_id, staged in self.published.items() if chain_id in self.durable}
+        self.published = {
+            chain_id: staged for chain_id, staged in self.published.items() if chain_id in self.durable
+        }
         self.staged.clear()
 
     async def sweep(self, keep: Collection[str]) -> None:

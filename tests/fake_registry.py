@@ -11,6 +11,7 @@ from sampan.wire.credentials import Credentials
 from sampan.wire.manifest import Descriptor
 from sampan.wire.reference import Reference
 from tests import images
+from tests.signing import Signatures
 
 PIECE = 4096
 
@@ -44,6 +45,14 @@ class FakeRegistry:
             repository = name.rpartition(":")[0]
             self.manifests[f"{repository}@{images.sha256(data)}"] = data
             self.manifests[name] = data
+
+    def attach(self, repository: str, signatures: Signatures) -> None:
+        """Hold what was signed, beside the images of a repository such as "docker.io/library/app"."""
+        self.blobs |= signatures.blobs
+        for tag, data in signatures.manifests:
+            self.manifests[f"{repository}@{images.sha256(data)}"] = data
+            if tag:
+                self.manifests[f"{repository}:{tag}"] = data
 
     def gate(self, digest: str) -> asyncio.Event:
         self.arrived[digest] = asyncio.Event()
@@ -95,8 +104,9 @@ class FakeRepository:
     async def referrers(self, digest: str, kind: str) -> bytes:
         self._ask("referrers", digest)
         await asyncio.sleep(0)
-        own = (data for name, data in self._registry.manifests.items() if name.startswith(f"{self._name}@"))
-        found = [data for data in own if json.loads(data).get("subject", {}).get("digest") == digest]
+        own = [data for name, data in self._registry.manifests.items() if name.startswith(f"{self._name}@")]
+        referring = [data for data in own if b'"subject"' in data]
+        found = [data for data in referring if json.loads(data)["subject"]["digest"] == digest]
         if not found:
             raise NotFound(f"{self._name}: nothing refers to {digest}")
         return images.referrers(found)

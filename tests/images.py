@@ -175,7 +175,11 @@ def referrers(manifests: Sequence[bytes]) -> bytes:
     entries = [
         {
             **{"mediaType": MANIFEST, "digest": sha256(data), "size": len(data)},
-            **{key: value for key, value in json.loads(data).items() if key in ("artifactType", "annotations")},
+            **{
+                key: value
+                for key, value in json.loads(data).items()
+                if key in ("artifactType", "annotations")
+            },
         }
         for data in manifests
     ]

@@ -5,7 +5,7 @@ import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
@@ -17,6 +17,10 @@ BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 STATEMENT = "application/vnd.in-toto+json"
 SIGNED = "https://sigstore.dev/cosign/sign/v1"
 Private = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
+
+
+class Signer(Protocol):
+    def sign(self, message: bytes) -> bytes: ...
 
 
 class Key:
@@ -71,7 +75,7 @@ def enveloped(content: bytes) -> bytes:
     return b"DSSEv1 %d %s %d %s" % (len(STATEMENT), STATEMENT.encode(), len(content), content)
 
 
-def bundle(key: Key, content: bytes, **changes: Any) -> bytes:
+def bundle(key: Signer, content: bytes, **changes: Any) -> bytes:
     envelope = {
         "payload": encoded(content),
         "payloadType": STATEMENT,
@@ -104,7 +108,7 @@ def simple(digest: str, signed: Sequence[tuple[bytes, bytes]]) -> Signatures:
     return made
 
 
-def signed_simply(key: Key, digest: str, name: str) -> Signatures:
+def signed_simply(key: Signer, digest: str, name: str) -> Signatures:
     """What `cosign sign --new-bundle-format=false` pushes."""
     content = payload(digest, name)
     return simple(digest, [(content, key.sign(content))])
@@ -127,7 +131,7 @@ def bundled(digest: str, *bundles: bytes, annotations: Mapping[str, str] | None 
     return made
 
 
-def signed_in_bundle(key: Key, digest: str) -> Signatures:
+def signed_in_bundle(key: Signer, digest: str) -> Signatures:
     """What `cosign sign` pushes by default since its version 3."""
     return bundled(digest, bundle(key, statement(digest)))
 

@@ -133,6 +133,18 @@ def test_the_table_of_images_has_a_line_for_each_tag() -> None:
     ]
 
 
+def test_the_table_of_images_says_which_are_artifacts() -> None:
+    kind = {"sampan/artifact-type": "application/vnd.test.thing"}
+    found = [
+        cri.Image(
+            id="sha256:" + "a" * 64, repo_tags=[name], spec=cri.ImageSpec(annotations=kind), pinned=pinned
+        )
+        for name, pinned in (("x:1", False), ("y:1", True))
+    ]
+    _, first, second = tables.images(found).splitlines()
+    assert first.endswith("  artifact") and second.endswith("  artifact, pinned")
+
+
 def test_what_the_kernel_did_not_say_is_a_dash() -> None:
     silent = cri.ContainerStats(attributes=cri.ContainerAttributes(id="a" * 64))
     spoken = cri.ContainerStats(

@@ -150,3 +150,26 @@ async def test_ten_layers_are_written_out_together(tmp_path: Path, monkeypatch: 
     finally:
         await layers.close()
     assert flushed == [[], sorted(str(number) for number in range(1, 11))]
+
+
+@pytest.mark.parametrize("name", ["dev", "proc", "sys"])
+@pytest.mark.parametrize("kind", ["file", "symlink", "fifo"])
+async def test_a_root_whose_kernel_directories_are_none_is_invalid(
+    start: Start, name: str, kind: str
+) -> None:
+    odd = Entry(name, kind, link="etc" if kind == "symlink" else "")
+    async with start() as layers:
+        for number, entry in enumerate((Entry(name, "dir"), odd, Entry("other"), Entry(name, "dir"))):
+            archive = images.layer([entry])
+            staged = await layers.unpack(whole(archive), "none", base=not number)
+            await layers.publish(staged, CHAIN[number], CHAIN[:number])
+        await layers.check_root([])
+        await layers.check_root(CHAIN[:1])
+        for length in (2, 3):
+            with pytest.raises(Invalid, match=f"/{name} is not a directory"):
+                await layers.check_root(CHAIN[:length])
+        await layers.check_root(CHAIN[:4])
+
+
+async def whole(data: bytes) -> AsyncIterator[bytes]:
+    yield data

@@ -11,9 +11,9 @@ from sampan.host.registry.download import Effort
 from sampan.host.storage.spool import Spool
 from sampan.model.errors import NotFound
 from sampan.runtime.image_ports import Registry, Repository
-from sampan.wire import manifest, reference
+from sampan.wire import manifest, reference, sigstore
 from sampan.wire.manifest import Descriptor
-from tests import images
+from tests import images, signing
 from tests.evil_registry import running
 from tests.fake_registry import FakeRegistry
 
@@ -21,10 +21,14 @@ IMAGE = images.image([images.layer([images.Entry("file", data=b"x" * 100_000)])]
 NAME = "docker.io/library/app"
 
 
+SIGNATURES = signing.signed_in_bundle(signing.Key(), IMAGE.digest)
+
+
 @contextlib.asynccontextmanager
 async def in_memory(_: Path) -> AsyncIterator[Registry]:
     registry = FakeRegistry()
     registry.push(IMAGE, f"{NAME}:latest")
+    registry.attach(NAME, SIGNATURES)
     yield registry
 
 
@@ -32,6 +36,7 @@ async def in_memory(_: Path) -> AsyncIterator[Registry]:
 async def served(certs: Path) -> AsyncIterator[Registry]:
     async with running() as server:
         server.serve(IMAGE, "library/app")
+        server.serve_signatures(SIGNATURES, IMAGE.digest, "library/app")
         server.hosts_toml(certs, "docker.io")
         effort = Effort(keep_after=0.0)
         yield RegistryClient([certs], spool=Spool(certs / "parts"), effort=effort)
@@ -120,3 +125,10 @@ async def test_what_a_download_left_is_tidied_once_it_is_old(registry: Registry)
         assert not await registry.tidy(-1)
         await repository.settle(found.layers[0])
         assert not await registry.tidy(600)
+
+
+async def test_what_refers_to_a_manifest_is_listed(repository: Repository) -> None:
+    index = await repository.referrers(IMAGE.digest, signing.BUNDLE)
+    assert sigstore.bundles(index, "it") == (images.sha256(SIGNATURES.manifests[0][1]),)
+    with pytest.raises(NotFound):
+        await repository.referrers("sha256:" + "0" * 64, signing.BUNDLE)

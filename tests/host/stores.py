@@ -212,8 +212,8 @@ async def guarded(directory: Path) -> AsyncIterator[Store]:
     assert fingerprint(directory / "canary") == before
 
 
-def children(monkeypatch: pytest.MonkeyPatch) -> list[Child]:
-    """The unpacking children that are started from now on."""
+def children(monkeypatch: pytest.MonkeyPatch, module: Any = unpacking) -> list[Child]:
+    """The children that a module, by default the unpacker, starts from now on."""
     seen: list[Child] = []
 
     @asynccontextmanager
@@ -222,7 +222,7 @@ def children(monkeypatch: pytest.MonkeyPatch) -> list[Child]:
             seen.append(child)
             yield child
 
-    monkeypatch.setattr(unpacking, "spawn", spy)
+    monkeypatch.setattr(module, "spawn", spy)
     return seen
 
 

@@ -71,7 +71,9 @@ def wire(
     config = load(None, {"root": "/tmp/sampan-root", "state": "/tmp/sampan-state"})
     state, tasks, host = State(journal), Tasks(), machine(world)
     state.adopt([IMAGE, *journal.rows.values()])
-    supply = Supply(cast(Any, registry), cast(Any, None), "x86_64")  # without a registry it only finds and removes
+    supply = Supply(
+        cast(Any, registry), cast(Any, None), "x86_64"
+    )  # without a registry it only finds and removes
     images = Images(state, FakeLayers(), supply, tasks)
     exits = Exits(config, state, host, tasks)
     init = PodInit(config, state, host, tasks)

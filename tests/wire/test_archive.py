@@ -106,6 +106,24 @@ def test_entries_for_other_machines_are_passed_over() -> None:
         read(layout(described(ARM, platform=arm)))
 
 
+def test_an_artifact_is_given_with_its_manifest() -> None:
+    thing = images.artifact([("file", b"content")])
+    entry = described(thing, annotations={OCI: "a.test/thing:1"})
+    found, plain = read(layout(entry, described(ONE), also=(thing,)))
+    assert found.tags == ("a.test/thing:1",) and found.digests == (f"a.test/thing@{thing.digest}",)
+    assert (found.config, found.layers) == (b"", ())
+    assert found.artifact is not None and found.artifact[1] == thing.manifest
+    assert plain.artifact is None and plain.config == ONE.blobs[ONE.id]
+
+
+def test_attestations_are_no_artifacts_of_an_archive() -> None:
+    proof = images.artifact([("", b"{}")])
+    entry = described(proof, annotations={"vnd.docker.reference.type": "attestation-manifest"})
+    assert len(read(layout(entry, described(ONE), also=(proof,)))) == 1
+    with pytest.raises(NotFound):
+        read(layout(entry, also=(proof,)))
+
+
 def test_indexes_in_indexes_end_somewhere() -> None:
     nested = [
         images.dump(

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sampan.model.errors import Invalid
+from sampan.model.errors import Invalid, NotFound
 from sampan.wire import artifact, manifest, tar
 from sampan.wire.artifact import File
 from sampan.wire.manifest import Descriptor, Index, Manifest
@@ -90,9 +90,7 @@ def test_an_image_config_and_layers_that_are_none_are_refused_still() -> None:
 def test_blobs_that_cannot_be_had_are_refused_with_what_to_do(
     image: bool, change: dict[str, Any], words: str
 ) -> None:
-    body = json.loads(
-        (images.image([b"tar"]) if image else images.artifact([("file", b"content")])).manifest
-    )
+    body = json.loads((images.image([b"tar"]) if image else images.artifact([("file", b"content")])).manifest)
     body["layers"][0] |= change
     with pytest.raises(Invalid, match=words):
         manifest.parse(images.dump(body), "it")
@@ -143,7 +141,7 @@ def test_an_image_goes_before_an_artifact_and_nothing_before_an_attestation(
     found = manifest.parse(data, "it")
     assert isinstance(found, Index)
     if chosen is None:
-        with pytest.raises(manifest.NotFound, match="has no image for linux/amd64"):
+        with pytest.raises(NotFound, match="has no image for linux/amd64"):
             manifest.choose(found, "x86_64", "it")
     else:
         assert manifest.choose(found, "x86_64", "it").digest == entry(chosen)["digest"]
@@ -302,4 +300,6 @@ def test_the_same_files_are_the_same_layer_in_whatever_order() -> None:
 )
 def test_other_files_are_another_layer(content: list[tuple[str, bytes]]) -> None:
     files = artifact.files(parsed(images.artifact([("a", b"1"), ("b", b"2")])), "it")
-    assert artifact.chain_id(artifact.files(parsed(images.artifact(content)), "it")) != artifact.chain_id(files)
+    assert artifact.chain_id(artifact.files(parsed(images.artifact(content)), "it")) != artifact.chain_id(
+        files
+    )

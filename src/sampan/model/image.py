@@ -2,8 +2,8 @@
 
 import msgspec
 
-
-ARTIFACT_TYPE = "sampan/artifact-type"  # the annotation of an artifact in the answers of ListImages and ImageStatus
+# The annotation of an artifact in the answers of ListImages and ImageStatus.
+ARTIFACT_TYPE = "sampan/artifact-type"
 
 
 class ImageConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -89,10 +89,14 @@ async def _checked(blob: Descriptor, open: Open) -> AsyncGenerator[bytes, None]:
             async for piece in pieces:
                 size += len(piece)
                 if size > blob.size:
-                    raise Invalid(f"blob {blob.digest} has more than the {blob.size} bytes that its manifest says")
+                    raise Invalid(
+                        f"blob {blob.digest} has more than the {blob.size} bytes that its manifest says"
+                    )
                 content.update(piece)
                 yield piece
     if size != blob.size:
         raise Invalid(f"blob {blob.digest} has {size} bytes; its manifest says {blob.size}")
     if "sha256:" + content.hexdigest() != blob.digest:
-        raise Invalid(f"blob {blob.digest} arrived as other content: its digest is sha256:{content.hexdigest()}")
+        raise Invalid(
+            f"blob {blob.digest} arrived as other content: its digest is sha256:{content.hexdigest()}"
+        )

@@ -43,7 +43,9 @@ class Found:
     digests: tuple[str, ...]
     config: bytes
     layers: tuple[Layer, ...]
-    artifact: tuple[Manifest, bytes] | None = None  # of one that is no image; then it has no config and no layers
+    artifact: tuple[Manifest, bytes] | None = (
+        None  # of one that is no image; then it has no config and no layers
+    )
 
 
 class _Saved(msgspec.Struct, kw_only=True, rename="pascal"):
@@ -89,7 +91,9 @@ def _layout(read: Read, data: bytes, machine: str) -> list[Found]:
 
 def _for(entries: Sequence[Descriptor], machine: str) -> list[Descriptor]:
     """Those for this machine, and those that do not say what they are for; attestations are for no machine."""
-    fitting = (each for each in entries if each.platform is None or manifest.runs_here(each.platform, machine))
+    fitting = (
+        each for each in entries if each.platform is None or manifest.runs_here(each.platform, machine)
+    )
     return [entry for entry in fitting if manifest.ATTESTED not in (entry.annotations or {})]
 
 

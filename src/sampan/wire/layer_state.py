@@ -38,7 +38,7 @@ class Thing:
         self.kind = kind
         self.names = 0  # how many lead to it
         self.inode = 0  # for whoever looks at the disk
-        self.optional = False  # it may be absent
+        self.optional = kind == FOREIGN  # it may be absent
         self.lifted: Lifted | None = None
         self.lifting = False  # the root directory may have extended attributes that another entry or layer gave it
         self.mode, self.uid, self.gid, self.mtime, self.size = 0o755, 0, 0, 0, 0
@@ -109,7 +109,7 @@ class State:
         for number, entry in entries:
             self._apply(number, entry)
         if self._notes.second is not None:
-            self.whiteouts, self.opaque = set(self._notes.hides), set(self._notes.opaque)
+            self.whiteouts, self.opaque = set(self._notes.hides), self.opaque & {b""} | self._notes.opaque
             self._lift()
         for path, thing in self.paths.items():
             thing.names += 1
@@ -165,6 +165,8 @@ class State:
             thing.optional = optional
 
     def _hide(self, parent: bytes, leaf: bytes) -> None:
+        if parent and (parent not in self.paths or self.paths[parent].kind != tar.DIRECTORY):
+            return  # the way to it leads nowhere
         if leaf == layer.OPAQUE:
             self.opaque.add(parent)
         elif hidden := layer.whiteout(leaf):
@@ -181,7 +183,7 @@ class State:
             thing = self.paths.get(path)
             if thing is None or thing.number < 0:
                 self.paths[path] = thing = Thing(-1, FOREIGN)
-                thing.lifted = found
+                thing.lifted, thing.optional = found, False
 
 
 def _made(number: int, entry: tar.Entry) -> Thing:

@@ -96,9 +96,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
         One that has an image's config and an image's layers is an image, whatever else it says of itself: other
         runtimes run it.
         """
-        if self.config.media_type in _CONFIG_TYPES:
-            if not self.artifact_type or all(layer.media_type in _LAYER_TYPES for layer in self.layers):
-                return ""
+        layers = not self.artifact_type or all(layer.media_type in _LAYER_TYPES for layer in self.layers)
+        if layers and self.config.media_type in _CONFIG_TYPES:
+            return ""
         return (self.artifact_type or self.config.media_type)[:KIND_LIMIT]
 
 

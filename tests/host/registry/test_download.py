@@ -367,7 +367,7 @@ def lay(root: Path, blob: bytes, found: list[tuple[int, int]]) -> None:
         (root / ("cd" * 32) / str(start)).write_bytes(blob[start : start + length])
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(networks(), EFFORTS, FOUND, st.one_of(st.none(), st.floats(0, 200)))
 def test_the_bytes_are_always_the_blobs(
     network: Network, options: dict[str, Any], found: list[tuple[int, int]], until: float | None

@@ -7,6 +7,7 @@ import os
 import random
 import struct
 import subprocess
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
@@ -112,7 +113,19 @@ def mounted(image: Path, at: Path) -> Iterator[Path]:
     try:
         yield at
     finally:
-        tool("umount", at)
+        unmount(image, at)
+
+
+def unmount(image: Path, at: Path) -> None:
+    """Until nobody has it any more: a call that was cancelled goes on in its thread, and every mount namespace that was
+    made on this machine meanwhile has a copy of the mount. A file system that is not gone would be mounted as it is."""
+    deadline = time.monotonic() + 60
+    while subprocess.run(["umount", at], capture_output=True, check=False).returncode:
+        assert time.monotonic() < deadline, f"{at} is in use"
+        time.sleep(0.02)
+    while subprocess.run(["losetup", "-j", image], capture_output=True, check=True).stdout:
+        assert time.monotonic() < deadline, f"{image} is mounted somewhere"
+        time.sleep(0.02)
 
 
 def cut_power(at: Path) -> None:

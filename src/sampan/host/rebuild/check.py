@@ -91,19 +91,21 @@ class Check:
         for path, thing in left.items():
             if not thing.optional:
                 self._differs(path, "is missing")
+        lowers = () if b"" in self._state.opaque else self._lowers
         for path in hidden:
-            if visible(self._lowers, path) and not hidden_by_opaque(self._fs, path):
+            if visible(lowers, path) and not hidden_by_opaque(self._fs, path):
                 self._differs(path, "of a lower layer is not hidden any more: its whiteout is missing")
 
     def _entry(
         self, fd: int, path: bytes, thing: Thing | None, found: os.stat_result, hidden: set[bytes]
     ) -> bool:
         """Compare what is at `path` in the directory `fd`. True for a directory that is to be looked into."""
+        hides = stat.S_ISCHR(found.st_mode) and not found.st_rdev and path in hidden
+        if hides and (thing is None or thing.optional):
+            hidden.discard(path)
+            return False
         if thing is None:
-            if stat.S_ISCHR(found.st_mode) and not found.st_rdev and path in hidden:
-                hidden.discard(path)
-            else:
-                self._differs(path, "is not part of the layer")
+            self._differs(path, "is not part of the layer")
             return False
         if thing.kind == FOREIGN or thing.lifted is not None:
             self._foreign(fd, path, thing, found)

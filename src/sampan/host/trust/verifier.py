@@ -1,5 +1,5 @@
 """The `Verifier` port: public keys and signatures as cosign makes them, by the library `cryptography`, which is
-imported at the first signature (docs/decisions/0020-signatures.md says what it weighs).
+imported at the first signature (docs/decisions/0019-signatures.md says what it weighs).
 
 What may be used: ECDSA on P-256 (SHA-256) and P-384 (SHA-384, and SHA-256 as older tools did), RSA of 2048 to 8192 bits
 (PKCS #1 v1.5, SHA-256), Ed25519 (not its pre-hashed form). Which, the key says, never the signature.

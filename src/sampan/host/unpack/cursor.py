@@ -5,6 +5,7 @@ Part of `host.unpack.write`, whose module text says how paths are resolved and w
 
 import os
 import stat
+from collections.abc import Iterator
 from errno import ELOOP, ENOENT, ENOTDIR
 
 from sampan.host.storage import trees
@@ -57,7 +58,7 @@ class Budget:
         self._fd = fd
         self._reserve = reserve_bytes, reserve_inodes
         # several layers are written at once: all that they write unseen must fit in the reserve
-        unseen = min(reserve_bytes, reserve_inodes * PAGE) // 8
+        unseen = min(reserve_bytes, reserve_inodes * PAGE or reserve_bytes) // 8
         self._check_every = min(_CHECK_EVERY, max(unseen, 64 * PAGE))
         self._unchecked = self._check_every
         self.size = self.inodes = 0
@@ -77,6 +78,12 @@ class Budget:
         self._unchecked += size + PAGE
         if self._unchecked >= self._check_every:
             self._look(size)
+
+    def watched(self, pieces: Iterator[memoryview]) -> Iterator[memoryview]:
+        """The pieces of a large file: there was room for all of it when it was begun, but others write as well."""
+        for piece in pieces:
+            self.room(len(piece))
+            yield piece
 
     def _look(self, size: int) -> None:
         self._unchecked = 0

@@ -153,6 +153,7 @@ class RecordedWriter(Writer):
         try:
             fd = resolve(self._root, path or b".", _LIST, IN_ROOT | RESOLVE_NO_SYMLINKS)
         except OSError:
+            self._detour = None
             fd = super()._open(path)
             self._went(path, self.walk(path, make=False))
         else:
@@ -224,13 +225,21 @@ class RecordedMergedWriter(RecordedWriter, MergedWriter):
         self._went(path, self._real)
         return fd
 
+    def record(self, recipe: Recipe) -> None:
+        super().record(recipe)
+        self._links: set[bytes] = set()  # paths of hard links, perhaps to what came from below
+
+    def _link(self, entry: tar.Entry, leaf: bytes, reader: tar.Reader) -> None:
+        super()._link(entry, leaf, reader)
+        self._links.add(join(self._here(), leaf))
+
     def _note_cleared(self, at: int, name: bytes, real: bytes) -> None:
         if self._in_upper(real):  # else it is of a layer below
             super()._note_cleared(self._upper, real, real)
 
     def snapshot(self) -> None:
         """Note what headers do not tell: what overlayfs made, and what it brought up from below."""
-        for path in sorted(self._lifted):
+        for path in sorted(self._lifted | self._links):
             try:
                 fd = resolve(self._upper, path, os.O_PATH | os.O_NOFOLLOW, _REAL)
             except OSError:

@@ -69,6 +69,7 @@ class Writer(Cursor):
                 layer.check_ids(entry.uid, entry.gid, entry.name)
                 if entry.xattrs:
                     layer.allow_xattrs(entry.xattrs, entry.name)
+                    self._budget.room(sum(map(len, entry.xattrs.values())))
                 self._enter(parent)
                 self._kinds[entry.kind](entry, leaf, reader)
             elif leaf == layer.OPAQUE:
@@ -115,7 +116,7 @@ class Writer(Cursor):
             self._clear(leaf)
             fd = os.open(leaf, _NEW_FILE, entry.mode & 0o777, dir_fd=self._fd)
         try:
-            _fill(fd, entry, reader)
+            self._fill(fd, entry, reader)
             if entry.uid or entry.gid or self._inherits:
                 os.fchown(fd, entry.uid, entry.gid)
             if entry.mode & 0o7000:  # last: a change of owner takes set-user-id away
@@ -125,6 +126,17 @@ class Writer(Cursor):
             os.utime(fd, ns=(entry.mtime, entry.mtime))
         finally:
             os.close(fd)
+
+    def _fill(self, fd: int, entry: tar.Entry, reader: tar.Reader) -> None:
+        """Write the file's content. Most files lie in one piece of the archive as it comes."""
+        if entry.sparse is not None:
+            _write_sparse(fd, entry.sparse.extents, self._budget.watched(reader.data()))
+            os.ftruncate(fd, entry.size)
+        elif (whole := reader.at_once()) is not None:
+            write_all(fd, whole)
+        else:
+            for piece in self._budget.watched(reader.data()):
+                write_all(fd, piece)
 
     def _directory(self, entry: tar.Entry, leaf: bytes, reader: tar.Reader) -> None:
         """Make or reuse a directory and stay in it: what comes next is usually its content."""
@@ -307,18 +319,6 @@ def _set_xattrs(fd: int, entry: tar.Entry) -> None:
             ):  # ext4: one block for all
                 raise Invalid(f"{entry.name[:200]!r} cannot have {key[:80]!r}: {error.strerror}") from error
             raise
-
-
-def _fill(fd: int, entry: tar.Entry, reader: tar.Reader) -> None:
-    """Write the file's content. Most files lie in one piece of the archive as it comes."""
-    if entry.sparse is not None:
-        _write_sparse(fd, entry.sparse.extents, reader.data())
-        os.ftruncate(fd, entry.size)
-    elif (whole := reader.at_once()) is not None:
-        write_all(fd, whole)
-    else:
-        for piece in reader.data():
-            write_all(fd, piece)
 
 
 def write_all(fd: int, piece: memoryview) -> None:
