@@ -24,6 +24,7 @@ class FakeLayers:
         ] = {}  # what is in a layer's root, and whether it is a directory
         self.durable: set[str] = set()
         self.staged: set[str] = set()
+        self.plain: dict[str, bytes] = {}  # the tars
         self.unpacked = 0
         self.lost: set[str] = set()  # published and damaged, which nobody has noticed yet
         self.room = 1 << 60
@@ -46,6 +47,7 @@ class FakeLayers:
         self.staged.add(key)
         self.roots[key] = {member.name.strip("./"): member.isdir() for member in members}
         size = sum(member.size for member in members)
+        self.plain[key] = plain
         return Staged(key, sha256(data), len(data), sha256(plain), size, len(members))
 
     async def publish(self, staged: Staged, chain_id: str, lowers: Sequence[str]) -> None:
@@ -56,6 +58,7 @@ class FakeLayers:
         self.published[chain_id] = staged
         self.lowers[chain_id] = tuple(lowers)
         self.roots[chain_id] = self.roots[staged.key]
+        self.plain[chain_id] = self.plain[staged.key]
 
     async def commit(self, chain: Sequence[str]) -> None:
         self.failing("commit")

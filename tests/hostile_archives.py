@@ -116,36 +116,36 @@ def long(kind: bytes, text: bytes) -> bytes:
 
 
 def numbers() -> Iterator[tuple[str, str, bytes]]:
-    for word, field in {
+    for word, digits in {
         "inner space": b"1 2", "hexadecimal": b"0x10", "underscore": b"1_0", "plus": b"+5", "minus": b"-5",
         "eight": b"00000000008", "letters": b"abc", "full width": "１".encode(), "superscript": "²".encode(),
         "negative": b"\xff" * 12, "2^63": large(1 << 63, 12), "2^80": large(1 << 80, 12),
         "more than there is": b"00000010000",
     }.items():  # fmt: skip
-        yield f"size {word}", INVALID, member(size=field)
+        yield f"size {word}", INVALID, member(size=digits)
     yield "size 2^62", FULL, member(size=large(1 << 62, 12))
     yield "size 2^50", FULL, member(size=large(1 << 50, 12))
     yield "size in spaces", FITS, member(b"ten bytes.", size=b"  12 \0")
     for field in ("uid", "gid"):
-        for value, verdict in (
+        for id, verdict in (
             (1 << 31, INVALID),
             ((1 << 32) - 1, INVALID),
             (1 << 32, INVALID),
             (-1, INVALID),
         ):
-            yield f"{field} {value}", verdict, member(**{field: large(value, 8)})
+            yield f"{field} {id}", verdict, member(**{field: large(id, 8)})
         yield f"{field} the largest", FITS, member(**{field: large((1 << 31) - 1, 8)})
         for value in (b"2147483648", b"4294967295", b"-1", b"1_0", b" 1", b"+1", b"0x1", b"9" * 36):
             yield f"{field} PAX {value!r}", INVALID, said(field.encode(), value)
     yield "directory uid", INVALID, member(name=b"d/", kind=b"5", uid=large(-1, 8))
     yield "symlink gid", INVALID, member(kind=b"2", link=b"x", gid=large(1 << 31, 8))
     yield "root's uid", INVALID, member(name=b"./", kind=b"5", uid=large(1 << 31, 8))
-    for word, field in {
+    for word, digits in {
         "10^18": large(10**18, 12),
         "-1": large(-1, 12),
         "-2^62": large(-(1 << 62), 12),
     }.items():
-        yield f"mtime {word}", FITS, member(mtime=field)
+        yield f"mtime {word}", FITS, member(mtime=digits)
     for value in (
         b"NaN",
         b"inf",
@@ -333,8 +333,12 @@ def attributes() -> Iterator[tuple[str, str, bytes]]:
     ):
         for space in ("trusted", "user"):
             for kind in (b"0", b"5"):
-                key = f"SCHILY.xattr.{space}.overlay.{word}".encode()
-                yield f"{space}.overlay.{word} of {kind.decode()}", INVALID, said(key, b"y", kind=kind)
+                what = f"{space}.overlay.{word}"
+                yield (
+                    f"{what} of {kind.decode()}",
+                    INVALID,
+                    said(f"SCHILY.xattr.{what}".encode(), b"y", kind=kind),
+                )
     yield (
         "overlay's on the root",
         INVALID,

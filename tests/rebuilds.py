@@ -1,8 +1,8 @@
-"""Unpacks stacks of layers, with recipes, and writes every layer's tar again: it must be the same, byte for byte, and the
-layer must be found whole.
+"""Unpacks stacks of layers, with recipes, and writes every layer's tar again: it must be the same, byte for byte, and
+the layer must be found whole.
 
-Run as a program by `failures`: `python -m tests.rebuilds WHAT FIRST END DIRECTORY`. Its mounts are its own, its store is
-in memory, and it prints what went wrong, by stack, as JSON, with how many layers were rebuilt.
+Run as a program by `failures`: `python -m tests.rebuilds WHAT FIRST END DIRECTORY`. Its mounts are its own, its store
+is in memory, and it prints what went wrong, by stack, as JSON, with how many layers were rebuilt.
 """
 
 import asyncio

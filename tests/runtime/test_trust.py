@@ -290,7 +290,7 @@ async def signed_node() -> Node:
 
 async def test_a_proven_image_runs_by_every_name_it_has() -> None:
     node = await signed_node()
-    for name in (f"{NAME}:v1", f"{NAME}@{APP.digest}", APP.id, APP.id[7:20]):
+    for name in (f"{NAME}:v1", f"{NAME}@{APP.digest}", APP.id, APP.id[7:], APP.id[7:20]):
         await node.run(name)
         await node.run(APP.id, user=name)
     assert node.registry.count("manifest sha256-") == 1  # the network is not asked

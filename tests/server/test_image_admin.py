@@ -19,6 +19,7 @@ from sampan.server.image_admin import ImageAdmin
 from sampan.server.interceptor import Interceptor
 from sampan.tasks import Tasks
 from tests import images
+from tests.fake_layer_tars import FakeLayerTars
 from tests.fake_layers import FakeLayers
 from tests.fake_registry import FakeRegistry, layer_digests
 from tests.fakes import FakeJournal
@@ -39,11 +40,12 @@ def registry() -> FakeRegistry:
 @pytest.fixture
 async def client(registry: FakeRegistry, short_tmp: Path) -> AsyncIterator[Any]:
     tasks = Tasks()
+    layers = FakeLayers()
     cases = Images(
-        State(FakeJournal()), FakeLayers(), Supply(registry, Archives(short_tmp / "x"), "x86_64"), tasks
+        State(FakeJournal()), layers, Supply(registry, Archives(short_tmp / "x"), "x86_64"), tasks
     )
     server = grpc.aio.server(interceptors=[Interceptor()])
-    rpc.add_ImagesServicer_to_server(ImageAdmin(cases), server)
+    rpc.add_ImagesServicer_to_server(ImageAdmin(cases, FakeLayerTars(layers)), server)
     address = f"unix://{short_tmp}/s"
     server.add_insecure_port(address)
     await server.start()

@@ -190,11 +190,13 @@ def _names(spec: cri.ImageSpec, image: Image) -> list[Reference | None]:
     none."""
     own = [reference.parse(name) for name in (*image.tags, *image.digests)]
     repositories = {trust_policy.full_name(name) for name in own}
-    said = [_parsed(spec.user_specified_image)]
-    for text in (spec.image, spec.image_ref):  # a beginning of an id looks like a name
+    names: list[Reference | None] = []
+    for text in (spec.user_specified_image, spec.image, spec.image_ref):
         name = _parsed(text)
-        said.append(name if name and trust_policy.full_name(name) in repositories else None)
-    names: list[Reference | None] = [name for name in said if name is not None]
+        beginning = reference.id_prefix(text)  # of an id, which may look like a name
+        is_id = beginning is not None and image.id.startswith(beginning)
+        if name and (trust_policy.full_name(name) in repositories or not is_id):
+            names.append(name)
     if not any(name and trust_policy.full_name(name) in repositories for name in names):
         names += own or [None]
     return list(dict.fromkeys(names))

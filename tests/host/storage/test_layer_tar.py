@@ -127,7 +127,9 @@ async def test_a_layer_that_replaces_too_much_says_what_to_do(store: Store, tars
     assert (await tars.verify(chain)).differences == ("/other has mode 600 instead of 644",)
 
 
-async def test_a_layer_of_an_earlier_version_is_not_verified(store: Store, tars: LayerTars, chain: list[str]) -> None:
+async def test_a_layer_of_an_earlier_version_is_not_verified(
+    store: Store, tars: LayerTars, chain: list[str]
+) -> None:
     place = store.layers.directory(chain[1]).parent
     record = place / "layer.json"
     record.write_bytes(record.read_bytes().replace(b'"recipe":true', b'"recipe":false'))
@@ -311,9 +313,7 @@ async def test_what_is_no_file_any_more_is_not_read(
 
 
 @pytest.mark.parametrize("part", ["start", "middle", "end", "all", "missing"])
-async def test_a_damaged_recipe_is_damage(
-    store: Store, tars: LayerTars, chain: list[str], part: str
-) -> None:
+async def test_a_damaged_recipe_is_damage(store: Store, tars: LayerTars, chain: list[str], part: str) -> None:
     recipe = store.layers.directory(chain[1]).parent / "recipe"
     data = bytearray(recipe.read_bytes())
     at = {"start": 3, "middle": len(data) // 2, "end": len(data) - 20}.get(part, 0)
