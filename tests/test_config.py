@@ -21,6 +21,7 @@ PROMISED = [
     "cgroup.blockio_config",
     "cgroup.ignore_blockio_not_enabled",
     "cgroup.ignore_rdt_not_enabled",
+    "trust.policy",
     "registry.config_paths",
     "registry.auth_files",
     "images.root",
@@ -84,7 +85,7 @@ def test_the_default_text_describes_the_defaults() -> None:
 def test_every_key_of_the_default_text_is_explained() -> None:
     lines = default_toml().splitlines()
     keys = [number for number, line in enumerate(lines) if re.match(r"[a-z_]+ = |\[", line)]
-    assert len(keys) == len(PROMISED) + 9
+    assert len(keys) == len(PROMISED) + 10
     assert all(lines[number - 1].startswith("# ") for number in keys)
 
 

@@ -21,6 +21,7 @@ from sampan.wire import crilog
 
 Context = grpc.ServicerContext
 IMAGE_ID = "sha256:" + "ab" * 32
+ARCHIVE = bytes(range(256)) * 40  # what `export` gets
 
 
 def said(
@@ -328,6 +329,7 @@ class FakeImages(own_rpc.ImagesServicer):
     def __init__(self, daemon: FakeDaemon) -> None:
         self._daemon = daemon
         self.archives: list[bytes] = []
+        self.verified: list[own.VerifyResult] = []
 
     def Pull(self, request: own.PullRequest, context: Context) -> Iterator[own.PullProgress]:
         self._daemon._heard(request, context)
@@ -354,6 +356,15 @@ class FakeImages(own_rpc.ImagesServicer):
             own.PrunedImage(image_id=each.id, names=[name], bytes=each.size) for name, each in going.items()
         ]
         return own.PruneResponse(images=gone)
+
+    def Export(self, request: own.ExportRequest, context: Context) -> Iterator[own.ExportChunk]:
+        yield own.ExportChunk(data=ARCHIVE[:5000])
+        self._daemon._heard(request, context)
+        yield own.ExportChunk(data=ARCHIVE[5000:])
+
+    def Verify(self, request: own.VerifyRequest, context: Context) -> Iterator[own.VerifyResult]:
+        self._daemon._heard(request, context)
+        yield from self.verified
 
 
 class Served:

@@ -14,7 +14,12 @@ NAME = "docker.io/library/app:1"
 
 def result(number: int, **more: object) -> own.VerifyResult:
     return own.VerifyResult(
-        image_id=IMAGE_ID, names=[NAME], number=number, count=2, layer=f"sha256:{number}", **more  # type: ignore[arg-type]
+        image_id=IMAGE_ID,
+        names=[NAME],
+        number=number,
+        count=2,
+        layer=f"sha256:{number}",
+        **more,  # type: ignore[arg-type]
     )
 
 
@@ -30,7 +35,12 @@ OLD, MENDED = result(1, unknown="it is of old"), result(2, differences=["/x"], r
         (
             [GOOD, BAD],
             1,
-            [f"{NAME}: layer 1 of 2: good", f"{NAME}: layer 2 of 2: DAMAGED", "/etc/passwd is", "/x is there"],
+            [
+                f"{NAME}: layer 1 of 2: good",
+                f"{NAME}: layer 2 of 2: DAMAGED",
+                "/etc/passwd is",
+                "/x is there",
+            ],
         ),
         ([OLD], 0, [f"{NAME}: layer 1 of 2: not verified, or not all of it", "it is of old"]),
         ([MENDED], 0, [f"{NAME}: layer 2 of 2: was damaged, pulled anew", "/x"]),

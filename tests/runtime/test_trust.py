@@ -357,6 +357,23 @@ async def test_the_name_that_the_pod_gave_decides() -> None:
     await node.not_run("free:1", user=f"{NAME}:v1")
 
 
+async def test_the_name_that_the_pod_gave_for_a_volume_decides() -> None:
+    node = await signed_node()
+    node.policies.text = f'default = "reject"\n[[rule]]\nprefix = "{NAME}"\ndecision = "accept"\n'
+    image = node.images.find(APP.id)
+    for user, allowed in ((f"{NAME}:v1", True), ("docker.io/library/free:1", False), ("", True)):
+        spec = cri.ImageSpec(image=APP.id, user_specified_image=user)
+        mount = cri.Mount(image=spec, container_path="/m")
+        config = cri.ContainerConfig(image=cri.ImageSpec(image=f"{NAME}:v1"), mounts=[mount])
+        if allowed:
+            await node.trust.may_run(config, image, [image])
+        else:
+            with pytest.raises(
+                SignatureValidationFailed, match=r"mounts\[0\]\.image: docker\.io/library/free"
+            ):
+                await node.trust.may_run(config, image, [image])
+
+
 async def test_an_image_without_a_name_is_decided_by_the_default() -> None:
     node = Node(SIGSTORE)
     await node.state.commit(Image(id=APP.id, config=ImageConfig(), layers=()))

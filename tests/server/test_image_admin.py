@@ -41,9 +41,7 @@ def registry() -> FakeRegistry:
 async def client(registry: FakeRegistry, short_tmp: Path) -> AsyncIterator[Any]:
     tasks = Tasks()
     layers = FakeLayers()
-    cases = Images(
-        State(FakeJournal()), layers, Supply(registry, Archives(short_tmp / "x"), "x86_64"), tasks
-    )
+    cases = Images(State(FakeJournal()), layers, Supply(registry, Archives(short_tmp / "x"), "x86_64"), tasks)
     server = grpc.aio.server(interceptors=[Interceptor()])
     rpc.add_ImagesServicer_to_server(ImageAdmin(cases, FakeLayerTars(layers)), server)
     address = f"unix://{short_tmp}/s"
@@ -141,3 +139,25 @@ async def test_a_prune_tells_what_went(client: Any) -> None:
     (gone,) = pruned.images
     assert (gone.image_id, gone.bytes, gone.names[0]) == (APP.id, 100_000, NAME)
     assert (await client.Prune(api.PruneRequest(all=True))).images == []
+
+
+async def test_an_image_is_exported_and_verified(client: Any) -> None:
+    await anything(client.Pull(api.PullRequest(image="app:v1")))
+    chunks = await anything(client.Export(api.ExportRequest(images=["app:v1"])))
+    archive = b"".join(chunk.data for chunk in chunks)
+    results = await anything(client.Import(iter([api.ImportChunk(data=archive)])))
+    assert [(result.image_id, list(result.tags)) for result in results] == [(APP.id, [NAME])]
+    found = await anything(client.Verify(api.VerifyRequest()))
+    assert [(each.image_id, each.number, each.count, list(each.differences)) for each in found] == [
+        (APP.id, 1, 2, []),
+        (APP.id, 2, 2, []),
+    ]
+    assert NAME in found[0].names and found[0].layer == images.sha256(TARS[0])
+
+
+@pytest.mark.parametrize("call", ["Export", "Verify"])
+async def test_what_is_not_there_is_neither_exported_nor_verified(client: Any, call: str) -> None:
+    request = {"Export": api.ExportRequest, "Verify": api.VerifyRequest}[call](images=["absent:v1"])
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await anything(getattr(client, call)(request))
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND

@@ -13,12 +13,16 @@ NUMBERS = some.integers(-1, 1 << 62)
 
 
 @given(some.lists(some.tuples(some.sampled_from([b"W", b"C"]), NUMBERS, WORDS, NUMBERS, WORDS)), NUMBERS)
-def test_notes_are_read_as_they_were_written(found: list[tuple[bytes, int, bytes, int, bytes]], first: int) -> None:
+def test_notes_are_read_as_they_were_written(
+    found: list[tuple[bytes, int, bytes, int, bytes]], first: int
+) -> None:
     data = b"".join(note(*each) for each in found)
     assert list(notes(data, first)) == [Note(kind, at + first, *rest) for kind, at, *rest in found]  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("data", [b"W", b"W\0" * 5, b"W\0x\0p\0-1\0\0", note(b"W", 1)[:-1], note(b"W", 1) + b"x"])
+@pytest.mark.parametrize(
+    "data", [b"W", b"W\0" * 5, b"W\0x\0p\0-1\0\0", note(b"W", 1)[:-1], note(b"W", 1) + b"x"]
+)
 def test_malformed_notes_are_refused(data: bytes) -> None:
     with pytest.raises(Invalid, match="recipe"):
         list(notes(data, 0))
@@ -31,7 +35,8 @@ def test_a_frame_says_what_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    "header", [b"", b"N", FRAME.pack(b"?", 1, 1), FRAME.pack(b"L", 1, FRAME_LIMIT + 1), FRAME.pack(b"L", 1 << 31, 1)]
+    "header",
+    [b"", b"N", FRAME.pack(b"?", 1, 1), FRAME.pack(b"L", 1, FRAME_LIMIT + 1), FRAME.pack(b"L", 1 << 31, 1)],
 )
 def test_malformed_frames_are_refused(header: bytes) -> None:
     with pytest.raises(Invalid, match="recipe"):
@@ -50,7 +55,8 @@ def test_numbers() -> None:
 
 @given(some.lists(some.binary(max_size=2000)), some.lists(some.integers(0, 1500), max_size=8))
 def test_what_is_taken_and_skipped_is_recorded_and_data_is_not(chunks: list[bytes], sizes: list[int]) -> None:
-    whole, kept, at = b"".join(chunks), [], 0
+    kept: list[bytes] = []
+    whole, at = b"".join(chunks), 0
     source = Recorded(iter(chunks), kept.append)
     expected = b""
     for number, size in enumerate(sizes):

@@ -2193,7 +2193,7 @@ class ImageSpec(_message.Message):
     image: _builtins.str
     """a reference or an image id"""
     user_specified_image: _builtins.str
-    """as in the pod's manifest; kept for status only"""
+    """as in the pod's manifest; for the status, and the name a trust policy judges"""
     runtime_handler: _builtins.str
     """"": the default handler"""
     image_ref: _builtins.str

@@ -22,7 +22,7 @@ from sampan.cli.invocation import Failed, Invocation
 )
 @click.pass_obj
 def export_command(invocation: Invocation, words: tuple[str, ...], output: str) -> None:
-    """Write images as one archive (an OCI layout, which `docker load` reads too), with layers they share once."""
+    """Write images as an archive, an OCI layout that `docker load` reads too; layers they share stand in it once."""
     client = invocation.client
     with _standard_output() if output == "-" else _file(Path(output)) as file:
         for chunk in client.stream(client.own.Export, own.ExportRequest(images=words)):

@@ -65,7 +65,7 @@ class LayerTars:
         wanted, hashed = await self.describe(chain[-1]), sha256()
         async with aclosing(stream):
             async for piece in stream:
-                hashed.update(piece)
+                await in_thread(hashed.update, piece)
                 yield piece
         if "sha256:" + hashed.hexdigest() != wanted.digest:
             raise errors.Lost(
