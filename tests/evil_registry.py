@@ -172,6 +172,7 @@ class EvilRegistry:
     address: str = ""
     scheme: str = "http"
     requests: list[Request] = field(default_factory=list)
+    connections: int = 0
     gate: Callable[[Request], Behaviour | None] = lambda _: None
     _routes: dict[str, list[Behaviour]] = field(default_factory=dict)
 
@@ -218,6 +219,7 @@ class EvilRegistry:
         (directory / domain / "hosts.toml").write_text(f'server = "{self.url}"\n{extra}')
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
         try:
             while (request := await _read(reader)) is not None:
                 self.requests.append(request)

@@ -313,6 +313,14 @@ def test_root_and_state_must_differ() -> None:
     assert "root and state are both /srv/x" in problem
 
 
+@pytest.mark.parametrize("place", ["/srv/x/root", "/srv/x", "/srv/x/state"])
+def test_images_have_no_place_that_others_are_in(place: str) -> None:
+    others = 'root = "/srv/x/root"\nstate = "/srv/x/state"\n'
+    (problem,) = problems(f'{others}images.root = "{place}"')
+    assert f'images.root = "{place}"' in problem
+    assert loads(f'{others}images.root = "/srv/x/root/images"').paths.images == Path("/srv/x/root/images")
+
+
 @pytest.mark.parametrize("content", [b"[cni", b"a = ", b"\xff\xfe", b"a = 1\na = 2"])
 def test_what_is_not_toml_is_said_with_the_file(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "config.toml"

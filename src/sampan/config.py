@@ -322,9 +322,13 @@ def _checked(source: str, table: dict[str, object]) -> Config:
     config = settings.build(Config, table, "", problems)
     if config.root == config.state:
         problems.append(f"root and state are both {config.root}: each needs a place of its own")
-    if config.paths.images in (config.root, config.state):
+    images = config.paths.images
+    taken = [place for place in (config.root, config.state) if images and place.is_relative_to(images)]
+    if taken:  # we close it to all but root
         given = settings.shown(config.images.root)
-        problems.append(f"images.root = {given}: that is taken; leave it empty to have images in root")
+        problems.append(
+            f"images.root = {given}: {taken[0]} is there; give images a place of their own, or none"
+        )
     runtime = config.runtime
     if runtime.default_handler not in runtime.handlers:
         given, there = settings.shown(runtime.default_handler), ", ".join(runtime.handlers)

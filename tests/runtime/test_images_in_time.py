@@ -5,17 +5,19 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
 from sampan.api import cri_pb2 as cri
 from sampan.model.container import Container
 from sampan.model.errors import Exhausted, Lost, NotFound, RegistryUnavailable
-from sampan.model.image import Image
+from sampan.model.image import Image, Signature
 from sampan.runtime import image_records
 from sampan.runtime.images import Images, Supply
 from sampan.runtime.prune import Pruned
 from sampan.runtime.state import Gone, State
+from sampan.runtime.trust import Trust
 from sampan.tasks import Tasks
 from tests import images
 from tests.fake_layers import FakeLayers
@@ -338,6 +340,48 @@ class Race:
             image: Image | None = state.images.get(self.made[container])
             assert image is not None, "used and forgotten"
             assert all(self.node.layers.has(layer) for layer in image.layers), "used without its layers"
+
+
+async def test_a_removal_whose_client_leaves_frees_the_layers_all_the_same() -> None:
+    node = Node()
+    await node.images.pull("a:1")
+    removing, go = asyncio.Event(), asyncio.Event()
+    remove = node.layers.remove
+
+    async def slow(chain_id: str) -> None:
+        removing.set()
+        await go.wait()
+        await remove(chain_id)
+
+    node.layers.remove = slow  # type: ignore[method-assign]
+    call = asyncio.create_task(node.images.remove("a:1"))
+    await removing.wait()
+    call.cancel()
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert node.state.images == {} and node.layers.published == {}
+
+
+async def test_names_that_went_while_a_pull_looked_stay_away() -> None:
+    node = Node()
+    node.registry.push(A, f"{NAME}/a:2")
+    for name in ("a:1", "a:2", "c:1"):  # c has the layers of a
+        await node.images.pull(name)
+    node.images.trust = RemovesMeanwhile(node.images)
+    assert (await node.images.pull("a:1")).tags == (f"{NAME}/a:1",)
+
+
+class RemovesMeanwhile(Trust):
+    """Trusts everything, and somebody removes a:1 while it looks."""
+
+    def __init__(self, images: Images) -> None:
+        super().__init__()
+        self._images = images
+
+    async def prove(self, *what: Any) -> tuple[Signature, ...]:
+        await self._images.remove("a:1")
+        return ()
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from sampan.api import cri_pb2 as cri
-from sampan.model.errors import Invalid, RegistryUnavailable, SignatureValidationFailed
+from sampan.model.errors import Invalid, NotFound, RegistryUnavailable, SignatureValidationFailed
 from sampan.model.image import Image, ImageConfig
 from sampan.runtime.images import Images, Supply
 from sampan.runtime.state import State
@@ -372,6 +372,17 @@ async def test_the_name_that_the_pod_gave_for_a_volume_decides() -> None:
                 SignatureValidationFailed, match=r"mounts\[0\]\.image: docker\.io/library/free"
             ):
                 await node.trust.may_run(config, image, [image])
+
+
+async def test_an_image_that_was_removed_meanwhile_is_not_judged_to_be_good() -> None:
+    node = await signed_node()
+    image = node.images.find(APP.id)
+    config = cri.ContainerConfig(image=cri.ImageSpec(image=f"{NAME}:v1"))
+    with pytest.raises(NotFound, match="removed just now"):
+        await node.trust.may_run(config, None, [])
+    config.mounts.add(container_path="/m", image=cri.ImageSpec(image=f"{NAME}:v1"))
+    with pytest.raises(NotFound, match=r"mounts\[0\]\.image: "):
+        await node.trust.may_run(config, image, [None])
 
 
 async def test_an_image_without_a_name_is_decided_by_the_default() -> None:

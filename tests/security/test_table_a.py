@@ -96,7 +96,11 @@ def attempt(containers: Containers, *command: str, **more: Any) -> str:
 def test_a1_no_volume_of_an_image_holds_files_of_the_host(
     daemon: Live, containers: Containers, there: Shelf, canary: str
 ) -> None:
-    volumes = {f"/../../../..{canary}": {}, f"/v{canary}/etc": {}, f"/up/..{canary}": {}}
+    volumes: dict[str, dict[str, str]] = {
+        f"/../../../..{canary}": {},
+        f"/v{canary}/etc": {},
+        f"/up/..{canary}": {},
+    }
     spec = pulled(
         daemon, there, made(images.busybox_entries(), [s("v", "/"), s("up", "../../..")], Volumes=volumes)
     )
@@ -272,8 +276,8 @@ def test_a11_layers_must_be_those_that_the_config_names(daemon: Live, there: She
     until(lambda: {path.name for path in (daemon.own.root / "layers").glob("[0-9]*")} == before)
     assert json.loads(promising(honest, [one, two, three]).manifest)["layers"]
     spec = pulled(daemon, there, images.image([tars[0]] * 30))
-    image = daemon.images.ImageStatus(cri.ImageStatusRequest(image=spec)).image
-    assert image.id and image.size
+    shown = daemon.images.ImageStatus(cri.ImageStatusRequest(image=spec)).image
+    assert shown.id and shown.size
 
 
 def test_a11_an_image_without_layers_shows_nothing_of_the_store(
@@ -442,6 +446,9 @@ REFUSED: Sequence[Mapping[str, Any]] = [
     {"WorkingDir": "/x\0"},
     {"User": "root\0"},
     {"Volumes": ["/data"]},
+    {"Volumes": {"relative": {}}},
+    {"Volumes": {"": {}}},
+    {"Volumes": {"/": {}}},
     {"Env": "A=1"},
     {"Cmd": "sh"},
     {"Cmd": [1]},
@@ -454,7 +461,7 @@ FINE: Sequence[Mapping[str, Any]] = [
     {"Env": None, "Labels": None, "Volumes": None, "ExposedPorts": None, "WorkingDir": None, "User": None},
     {"Env": [f"V{number}=x" for number in range(5000)]},
     {"WorkingDir": "/new/place"},
-    {"Volumes": {"/proc/sys": {}, "/": {}, "/proc": {}, "/dev/x": {}, "relative": {}, "": {}}},
+    {"Volumes": {"/proc/sys": {}, "/proc": {}, "/dev/x": {}}},
     {"ExposedPorts": {"99999/xyz": {}}, "OnBuild": ["x"], "Unknown": {"deep": [1]}, "ArgsEscaped": True},
     {
         "Healthcheck": {"Test": ["CMD", "true"]},
@@ -494,8 +501,11 @@ def test_a17_odd_values_are_refused_or_harmless(daemon: Live, there: Shelf) -> N
     daemon.runtime.RemovePodSandbox(cri.RemovePodSandboxRequest(pod_sandbox_id=pod), timeout=60)
 
 
-def test_a17_an_image_of_no_or_another_machine_is_refused(daemon: Live, there: Shelf) -> None:
-    for architecture in ("", "x\0", "../x", "z80"):
+def test_a17_an_image_of_another_machine_is_refused_and_one_that_names_none_is_not(
+    daemon: Live, there: Shelf
+) -> None:
+    pulled(daemon, there, images.image([images.layer([f("f")])], architecture=""))
+    for architecture in ("x\0", "../x", "z80"):
         code, words, _ = pull(
             daemon, there, images.image([images.layer([f("f")])], architecture=architecture)
         )
@@ -567,13 +577,12 @@ def test_a20_calls_are_answered_while_a_large_image_is_unpacked(daemon: Live, po
     work.start()
     took: list[float] = []
     while work.is_alive():
-        for call, request in (
-            (daemon.runtime.Version, cri.VersionRequest()),
-            (daemon.runtime.ListContainers, cri.ListContainersRequest()),
-        ):
-            begun = time.monotonic()
-            call(request, timeout=20)  # type: ignore[operator]
-            took.append(time.monotonic() - begun)
+        begun = time.monotonic()
+        daemon.runtime.Version(cri.VersionRequest(), timeout=20)
+        took.append(time.monotonic() - begun)
+        begun = time.monotonic()
+        daemon.runtime.ListContainers(cri.ListContainersRequest(), timeout=20)
+        took.append(time.monotonic() - begun)
         time.sleep(0.005)
     work.join()
     assert outcome[0][0] is DONE, outcome

@@ -13,7 +13,6 @@ connections of PortForward in C17, which is not served yet.
 import concurrent.futures
 import os
 import random
-import re
 import stat
 import string
 import time
@@ -29,7 +28,7 @@ from sampan.api import cri_pb2 as cri
 from sampan.model.errors import SampanError
 from sampan.spec import capabilities, validate
 from sampan.spec.facts import Host
-from tests import census, images
+from tests import census, images, machine
 from tests.daemon.conftest import Live, import_image
 from tests.security.conftest import SECRET, Containers, code_of, linux, process_status, user_image
 
@@ -86,28 +85,6 @@ def canary(tmp_path: Path) -> Iterator[Path]:
 
 # --- C1, C2: sysctls (CVE-2022-0811, CVE-2022-0532) -------------------------------------------------------------
 
-# Counters, random numbers, and what comes and goes with the interfaces of other tests.
-LIVELY = re.compile(
-    r"(fs/(dentry-state|inode-n|inode-state|file-nr|aio-nr|quota)|kernel/(random|ns_last_pid|pty/nr|seccomp|sched|keys)|"
-    r"net/(ipv[46]/(conf|neigh|route)|netfilter/nf_conntrack_(count|max)|netfilter/nf_conntrack_buckets)|"
-    r"vm/(drop|nr_|compact)|user/|dev/cdrom).*"
-)
-
-
-def host_sysctls() -> dict[str, str]:
-    values = {}
-    root = Path("/proc/sys")
-    for directory, _, files in os.walk(root):
-        for name in files:
-            path = Path(directory, name)
-            if not LIVELY.match(str(path.relative_to(root))):
-                try:
-                    values[str(path)] = path.read_text()
-                except OSError:
-                    continue
-    return values
-
-
 TARGETS = (
     "kernel.core_pattern",
     "kernel/core_pattern",
@@ -140,11 +117,11 @@ def sysctl_pod(daemon: Live, name: str, value: str, **options: Any) -> Callable[
 
 def test_c1_no_sysctl_carries_another(daemon: Live) -> None:
     assert len(SMUGGLED) >= 60
-    before = host_sysctls()
+    before = machine.sysctls()
     assert len(before) > 300
     answers = {(name, value): code_of(sysctl_pod(daemon, name, value))[0] for name, value in SMUGGLED}
     assert {one: code for one, code in answers.items() if code is not INVALID} == {}
-    after = host_sysctls()
+    after = machine.sysctls()
     assert {
         path: (text, after.get(path)) for path, text in before.items() if after.get(path, text) != text
     } == {}
@@ -160,10 +137,10 @@ def test_c1_no_sysctl_carries_another(daemon: Live) -> None:
 def test_c2_a_sysctl_of_a_shared_namespace_is_the_hosts(
     daemon: Live, name: str, options: dict[str, Any]
 ) -> None:
-    before = host_sysctls()
+    before = machine.sysctls()
     code, words = code_of(sysctl_pod(daemon, name, "1", **options))
     assert code is INVALID and "host" in words
-    after = host_sysctls()
+    after = machine.sysctls()
     assert {path: text for path, text in before.items() if after.get(path, text) != text} == {}
 
 

@@ -143,11 +143,11 @@ async def test_a_prune_tells_what_went(client: Any) -> None:
 
 async def test_an_image_is_exported_and_verified(client: Any) -> None:
     await anything(client.Pull(api.PullRequest(image="app:v1")))
-    chunks = await anything(client.Export(api.ExportRequest(images=["app:v1"])))
-    archive = b"".join(chunk.data for chunk in chunks)
-    results = await anything(client.Import(iter([api.ImportChunk(data=archive)])))
+    request = api.ExportRequest(images=["app:v1"])
+    archive = b"".join([chunk.data async for chunk in client.Export(request)])
+    results = [each async for each in client.Import(iter([api.ImportChunk(data=archive)]))]
     assert [(result.image_id, list(result.tags)) for result in results] == [(APP.id, [NAME])]
-    found = await anything(client.Verify(api.VerifyRequest()))
+    found = [each async for each in client.Verify(api.VerifyRequest())]
     assert [(each.image_id, each.number, each.count, list(each.differences)) for each in found] == [
         (APP.id, 1, 2, []),
         (APP.id, 2, 2, []),

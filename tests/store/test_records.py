@@ -7,7 +7,7 @@ import pytest
 
 from sampan.api import cri_pb2 as cri
 from sampan.model.errors import Lost
-from sampan.model.image import Image, ImageConfig
+from sampan.model.image import Image, ImageConfig, Signature
 from sampan.model.process import ProcessRef
 from sampan.store.database import Database, Put
 from sampan.store.records import Journal, decode, encode
@@ -38,7 +38,11 @@ BOAT = Boat(
     at=1 << 62,
 )
 IMAGE = Image(
-    id="sha256:" + "0" * 64, config=ImageConfig(env=("A=b",)), layers=("sha256:1",), raw_config=b"{}"
+    id="sha256:" + "0" * 64,
+    config=ImageConfig(env=("A=b",)),
+    layers=("sha256:1",),
+    raw_config=b"{}",
+    signatures=(Signature(digest="sha256:" + "4" * 64, form="simple", payload=b"{}", signature=b"\x00\xff"),),
 )
 
 
@@ -54,6 +58,12 @@ def test_a_record_comes_back_equal(record: Boat | Image) -> None:
 
 def test_the_body_is_json_with_a_version() -> None:
     assert msgspec.json.decode(encode(IMAGE))["version"] == 1
+
+
+def test_an_image_from_before_signatures_has_none() -> None:
+    older = msgspec.json.decode(encode(IMAGE))
+    del older["record"]["signatures"]
+    assert decode("image", msgspec.json.encode(older), Image) == msgspec.structs.replace(IMAGE, signatures=())
 
 
 def test_fields_that_a_later_version_added_take_their_default() -> None:

@@ -186,6 +186,12 @@ def test_a_url_that_is_refused_is_shown_without_its_secrets() -> None:
         assert "s3cret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("port", ["0", "65536", "99999"])
+def test_a_port_that_is_none_is_refused(port: str) -> None:
+    with pytest.raises(Invalid, match="not a URL"):
+        parse(f'server = "https://a.test:{port}"')
+
+
 def test_keys_of_other_runtimes_are_passed_over() -> None:
     assert urls('future = 1\n[host."https://m.test"]\nfuture = [1]')[0] == "https://m.test/v2"
 

@@ -70,6 +70,13 @@ def test_depth_counts_brackets_and_not_text() -> None:
     assert strict_json.loads(json.dumps([[]] * 1000).encode(), "it")
 
 
+@pytest.mark.parametrize("value", [b"{}", b"[]", b"0"])
+def test_more_values_than_anybody_needs_are_not_read(value: bytes) -> None:
+    many = b"[" + b",".join([value] * (strict_json.VALUES_LIMIT + 1)) + b"]"
+    with pytest.raises(Invalid, match="more than 262144 values"):
+        strict_json.loads(many, "it")
+
+
 def test_size_is_looked_at_first() -> None:
     assert strict_json.loads(b"[]", "it", limit=2) == []
     with pytest.raises(Invalid, match="larger than 2 bytes"):

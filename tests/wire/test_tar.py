@@ -287,6 +287,19 @@ def test_pax_records_win_over_the_header_and_empty_ones_do_not_count() -> None:
     assert entry.mtime == 1_500_000_000
 
 
+def test_gnu_names_win_over_pax_records_as_in_go_and_empty_ones_do_not_count() -> None:
+    def long(kind: bytes, name: bytes) -> bytes:
+        return header(kind=kind, size=b"%011o" % (len(name) + 1)) + name.ljust(BLOCK, b"\0")
+
+    records = pax((b"path", b"pax"), (b"linkpath", b"target"))
+    found = read(
+        b"".join((long(b"L", b"gnu"), long(b"K", b"other"), records, header(kind=b"2")))
+        + b"".join((records, long(b"L", b""), long(b"K", b""), header(kind=b"2")))
+        + END
+    )
+    assert [(entry.name, entry.link) for entry, _ in found] == [(b"gnu", b"other"), (b"pax", b"target")]
+
+
 @pytest.mark.parametrize(
     ("text", "ns"),
     [

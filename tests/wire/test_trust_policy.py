@@ -1,5 +1,8 @@
 """The policy file: which rule is about a name, and what a signature must be for."""
 
+import re
+import textwrap
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +13,7 @@ from sampan.wire import reference, trust_policy
 from sampan.wire.trust_policy import Decision, Identity, Rule
 from tests import signing
 
+DOCS = Path(__file__).parents[2] / "docs/trust.md"
 DIGEST = "sha256:" + "a" * 64
 OTHER = "sha256:" + "b" * 64
 TEAM = """
@@ -150,6 +154,15 @@ def test_a_file_that_is_not_understood_is_refused_whole(old: str, new: str, why:
 def test_bytes_that_are_no_toml_are_refused(data: bytes) -> None:
     with pytest.raises(Invalid):
         trust_policy.parse(data, "p")
+
+
+def test_the_manuals_example_is_a_policy() -> None:
+    text = textwrap.dedent(
+        re.search(r"((?: {4}.*\n|\n)+)", DOCS.read_text().partition("policy.toml`:\n")[2])[1]
+    )  # type: ignore[index]
+    found = trust_policy.parse(text.encode(), "p")
+    assert found.rules["registry.example/team"].keys == ("/etc/sampan/keys/team.pub",)
+    assert found.default.decision is Decision.REJECT
 
 
 def test_two_rules_for_one_prefix_are_refused_in_any_spelling() -> None:

@@ -16,7 +16,7 @@ from sampan.runtime.image_index import ImageIndex
 from sampan.runtime.pull import Intake
 from sampan.runtime.state import Gone, State
 from sampan.runtime.trust import merged_signatures
-from sampan.tasks import Tasks, step
+from sampan.tasks import Tasks, finish, step
 from sampan.wire import reference
 
 RETRY_SECONDS = 10
@@ -89,7 +89,11 @@ class ImageRecords:
                 await self.forget(image)
 
     async def forget(self, image: Image) -> None:
-        """Remove the image with all its names; while containers use it, only its names."""
+        """Remove the image with all its names; while containers use it, only its names. Not cut short by
+        cancellation: its layers would stay."""
+        await finish(self._forget(image))
+
+    async def _forget(self, image: Image) -> None:
         async with self._writing:
             current = self._state.images.get(image.id)
             if current is None or (current.removed and self._in_use(current)):
@@ -119,7 +123,10 @@ class ImageRecords:
                 await self._state.commit(msgspec.structs.replace(image, pinned=pinned))
 
     async def forget_unneeded(self, id: str) -> bool:
-        """Remove the image unless somebody needs it by now. Whether it went."""
+        """Remove the image unless somebody needs it by now. Whether it went. Not cut short, either."""
+        return await finish(self._forget_unneeded(id))
+
+    async def _forget_unneeded(self, id: str) -> bool:
         async with self._writing:
             current = self._state.images.get(id)
             if current is None or not self.unneeded(current):

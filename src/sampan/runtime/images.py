@@ -191,7 +191,8 @@ class Images:
         if image is None:
             return None
         proof = await self.trust.prove(wanted, digest, repository, image.signatures)
-        image = msgspec.structs.replace(image, signatures=proof)
+        # its names are the record's to say: they may be another image's by now
+        image = msgspec.structs.replace(image, tags=(), digests=(), signatures=proof)
         async with self._intake.hold(image.layers):
             await self._layers.damaged(image.layers)
             if not await self._intake.present(image.layers):

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 
 from sampan.api import cri_pb2 as cri
-from sampan.model.errors import Invalid, SignatureValidationFailed
+from sampan.model.errors import Invalid, NotFound, SignatureValidationFailed
 from sampan.model.image import Image, Signature
 from sampan.runtime import signatures
 from sampan.runtime.image_ports import Repository
@@ -71,8 +71,8 @@ class Trust:
     async def may_run(
         self, config: cri.ContainerConfig, image: Image | None, mounted: Sequence[Image | None]
     ) -> None:
-        """Raise SignatureValidationFailed unless a container may be made of this image and mount those. One that is
-        None has just been removed: who makes the container says so."""
+        """Raise SignatureValidationFailed unless a container may be made of this image and mount those. Raises NotFound
+        for one that is None, removed just now: nothing that was not judged may be used, also if it comes back."""
         if self._policies is None:
             return
         policy = await self._policy("the container's image")
@@ -80,9 +80,10 @@ class Trust:
         for (number, mount), each in zip(volumes.of_images(config), mounted, strict=True):
             asked.append((f"mounts[{number}].image: ", mount.image, each))
         for where, spec, each in asked:
-            if each is not None:
-                for name in _names(spec, each):
-                    await self._may_use(policy, name, each, where)
+            if each is None:
+                raise NotFound(f"{where}image {spec.image[:200]!r} was removed just now; pull it again")
+            for name in _names(spec, each):
+                await self._may_use(policy, name, each, where)
 
     async def _may_use(self, policy: Policy, name: Reference | None, image: Image, where: str) -> None:
         what = where + (str(name) if name else f"image {image.id}, which has no name")
@@ -159,7 +160,7 @@ class _Case:
         if signer is None:
             self.reasons.append(f"a signature is by none of the keys {', '.join(self._keys)}")
             return False
-        log.info("%s%s is signed with %s", self._where, self._asked, signer)
+        log.debug("%s%s is signed with %s", self._where, self._asked, signer)
         return True
 
     def kept(self) -> tuple[Signature, ...]:

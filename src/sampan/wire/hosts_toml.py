@@ -181,7 +181,7 @@ class _Reader:
 
     def _url(self, url: str) -> tuple[str, str, str]:
         match = _URL.fullmatch(url if "://" in url else f"https://{url}")
-        if match is None:
+        if match is None or int((match[3] or ":1")[1:]) not in range(1, 65536):
             raise Invalid(f"{self.where}: {_shown(url)!r} is not a URL like https://host:port")
         scheme, host, port, path = match.groups()
         if host == DEFAULT_DOMAIN and not port:

@@ -27,10 +27,10 @@ def place(name: bytes) -> tuple[bytes, bytes]:
         raise Invalid(f"a path of {len(name)} bytes is longer than Linux allows: {name[:80]!r}...")
     if name[:2] == b"./":
         name = name[2:]
-    if name[-1:] == b"/":
-        name = name[:-1]
     if b"//" in name or b"/." in name or name[:1] in (b".", b"/", b""):
         name = _clean(name)
+    elif name[-1:] == b"/":
+        name = name[:-1]
     parent, _, leaf = name.rpartition(b"/")
     if len(leaf) > NAME_LIMIT:
         raise Invalid(f"a file name of {len(leaf)} bytes is longer than Linux allows: {leaf[:80]!r}...")

@@ -40,7 +40,7 @@ class Thing:
         self.inode = 0  # for whoever looks at the disk
         self.optional = kind == FOREIGN  # it may be absent
         self.lifted: Lifted | None = None
-        self.lifting = False  # the root directory may have extended attributes that another entry or layer gave it
+        self.lifting = False  # the root may have extended attributes of another entry or layer
         self.mode, self.uid, self.gid, self.mtime, self.size = 0o755, 0, 0, 0, 0
         self.link, self.device = b"", (0, 0)
         self.xattrs: dict[bytes, bytes] = {}

@@ -15,6 +15,7 @@ from sampan.model.errors import Invalid
 T = TypeVar("T")
 MANIFEST_LIMIT = 4 << 20  # bytes; what distribution-spec asks registries to accept
 DEPTH_LIMIT = 32
+VALUES_LIMIT = 1 << 18  # about a quarter of a second of reading; many times what an image of 500 layers needs
 _INTEGER_DIGITS = 19  # every size and time that we read fits in 64 bits
 
 _MARKS = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{}]', re.DOTALL)
@@ -24,6 +25,8 @@ def loads(data: bytes, what: str, limit: int = MANIFEST_LIMIT) -> Any:  # noqa: 
     """The value that `data` encodes. `what` names it in the error."""
     if len(data) > limit:
         raise Invalid(f"{what} is larger than {limit} bytes")
+    if sum(map(data.count, (b"[", b"{", b","))) > VALUES_LIMIT:
+        raise Invalid(f"{what} has more than {VALUES_LIMIT} values")
     if _too_deep(data):
         raise Invalid(f"{what} is nested deeper than {DEPTH_LIMIT} levels")
     try:

@@ -157,12 +157,12 @@ class Reader:
         self, block: bytes, name: bytes | None, link: bytes | None, pax: dict[bytes, bytes], raw: list[bytes]
     ) -> Entry:
         entry = _from_header(block)
-        if name is not None:
-            entry.name = name
-        if link is not None:
-            entry.link = link
         if pax:
             _apply_pax(entry, pax)
+        if name:  # GNU's long names win over PAX's
+            entry.name = name
+        if link:
+            entry.link = link
         if entry.size < 0:
             raise Invalid(f"{_show(entry)} has a negative size")
         sparse = entry.kind == _SPARSE or b"GNU.sparse.major" in pax or b"GNU.sparse.size" in pax
@@ -185,8 +185,8 @@ class Reader:
             found = from_pax_records(pax)
         found.check(entry.stored, _show(entry))
         entry.sparse, entry.size = found, found.size
-        if b"GNU.sparse.name" in pax:
-            entry.name = _without_nul(pax[b"GNU.sparse.name"])
+        if given := pax.get(b"GNU.sparse.name"):
+            entry.name = _without_nul(given)
 
     def _extension(self, raw: list[bytes]) -> Iterator[bytes]:
         """Blocks that continue an old GNU sparse map."""

@@ -92,6 +92,12 @@ async def test_an_address_is_judged_like_a_name(names: dict[str, str]) -> None:
             resolver.check_literal(address)
 
 
+@pytest.mark.parametrize("host", ["127.1", "2130706433", "0177.0.0.1", "127.000.000.001", "0", "[::::]"])
+async def test_what_only_sockets_take_for_an_address_is_refused(host: str) -> None:
+    with pytest.raises(AddressRefused, match="no address"):
+        Resolver("8.8.4.4").check_literal(host)
+
+
 async def test_a_proxy_may_be_anywhere(names: dict[str, str]) -> None:
     resolver = Resolver("8.8.4.4", frozenset({"here"}))
     assert (await resolver.resolve("here", 3128))[0]["host"] == "127.0.0.1"

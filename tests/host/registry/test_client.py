@@ -6,6 +6,7 @@ import json
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -854,6 +855,42 @@ async def test_a_hosts_file_says_what_to_trust(
         (tmp_path / secure.address / name).write_bytes((certificate / name).read_bytes())
     async with Shop(tmp_path).open(f"{secure.address}/app") as repository:
         assert await download(repository) == DATA
+
+
+async def test_a_connection_with_certificates_of_its_own_is_used_again(
+    secure: EvilRegistry, certificate: Path, tmp_path: Path
+) -> None:
+    secure.hosts_toml(tmp_path, secure.address, 'ca = "cert.pem"')
+    (tmp_path / secure.address / "cert.pem").write_bytes((certificate / "cert.pem").read_bytes())
+    async with Shop(tmp_path).open(f"{secure.address}/app") as repository:
+        for _ in range(3):
+            await repository.manifest("latest")
+        assert await download(repository) == DATA
+    assert secure.connections == 1
+
+
+async def test_a_host_written_in_capitals_is_the_same_host(
+    evil: EvilRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port, real = evil.address.rpartition(":")[2], asyncio.BaseEventLoop.getaddrinfo
+
+    async def getaddrinfo(self: Any, host: str, port: int, **more: Any) -> list[Any]:
+        return await real(self, "127.0.0.1" if host.lower() == "lab.test" else host, port, **more)
+
+    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", getaddrinfo)
+    (tmp_path / f"LAB.test:{port}").mkdir()
+    (tmp_path / f"LAB.test:{port}" / "hosts.toml").write_text(f'server = "http://LAB.test:{port}"\n')
+    evil.gate = lambda request: (
+        None if request.authorization else answer(status=401, WWW_Authenticate="Basic")
+    )
+    async with Shop(tmp_path).open(f"LAB.test:{port}/app", JOHN) as repository:
+        assert await repository.manifest("latest") == IMAGE.manifest
+
+
+async def test_a_host_that_is_no_address_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Invalid, match="no address"):
+        async with Shop(tmp_path).open("[::::]/app") as repository:
+            await repository.manifest("latest")
 
 
 async def test_certificates_alone_make_a_hosts_directory(

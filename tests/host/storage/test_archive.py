@@ -170,6 +170,7 @@ async def test_nothing_outside_the_archive_is_ever_read(tmp_path: Path, entries:
         TAR[:100_000],
         gzip.compress(PACKED["gzip"], 1),
         b"PK\x03\x04" + bytes(1000),
+        b"\x1f\x8b\x08" + bytes(7) + b"\xff" * 1000,  # a deflate block of no type there is
     ],
 )
 async def test_a_damaged_archive_is_refused(tmp_path: Path, data: bytes) -> None:

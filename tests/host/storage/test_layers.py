@@ -4,9 +4,11 @@ import asyncio
 import os
 import shutil
 import stat
+import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -14,6 +16,7 @@ import pytest
 from sampan.host import mounts
 from sampan.host.storage import layer_store
 from sampan.host.storage import layers as layers_module
+from sampan.host.storage.layer_store import LayerStore
 from sampan.host.storage.layers import Layers
 from sampan.host.storage.rootfs import OverlayRootfs
 from sampan.model.errors import Exhausted, Invalid, NotFound
@@ -71,6 +74,10 @@ STACKS = {
         [DIRECTORY, Entry("etc/.wh.passwd")],
         [DIRECTORY, Entry("etc/.wh.passwd")],
         [FILE],
+    ],
+    "a whiteout above a hundred directories that this layer has something in": [
+        [Entry("/".join(["d"] * depth), "dir") for depth in range(1, 101)],
+        [Entry("d/" * 100 + "new"), Entry(".wh.d")],
     ],
     "opaque, then things from below": [
         [DIRECTORY, FILE, Entry("etc/d", "dir"), Entry("etc/d/f")],
@@ -331,6 +338,28 @@ async def test_nobody_else_can_look_into_the_store(store: Store) -> None:
     await store.chain([Entry("sh", mode=0o4755)])
     for place in (store.paths.layers, *store.paths.layers.iterdir()):
         assert stat.S_IMODE(place.stat().st_mode) == 0o700, place
+
+
+async def test_a_pull_that_is_cancelled_while_its_place_is_made_leaves_none(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, begun, go = LayerStore.stage, asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def slow(*arguments: Any) -> None:
+        loop.call_soon_threadsafe(begun.set)
+        go.wait(10)
+        stage(*arguments)
+
+    monkeypatch.setattr(LayerStore, "stage", slow)
+    work = asyncio.create_task(store.unpack([DIRECTORY]))
+    await begun.wait()
+    work.cancel()
+    await asyncio.sleep(0)
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    assert store.leftovers() == []
 
 
 # --- removing -----------------------------------------------------------------------------------------------

@@ -332,3 +332,16 @@ async def test_without_room_for_the_layer_nothing_is_kept(
         await part.append(BLOB)
     assert (part.start, part.end) == (0, 0) and not list((root / HEX).iterdir())
     parts.close()
+
+
+async def test_what_is_kept_never_takes_the_reserve(
+    spool: Spool, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = await spool.open(DIGEST, len(BLOB))
+    part = parts.begin(0)
+    assert await part.append(BLOB[:40])
+    monkeypatch.setattr(spool_module, "reserve", lambda _: (1 << 62, 0))
+    with pytest.raises(OSError, match="No space left"):
+        await part.append(BLOB[40:])
+    assert part.end == 40 and (root / HEX / "0").stat().st_size == 40
+    parts.close()

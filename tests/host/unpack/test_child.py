@@ -3,7 +3,6 @@
 Hostile ones are in tests/security: test_table_a5.py, test_table_a.py, test_hostile_archives.py.
 """
 
-import contextlib
 import os
 import stat
 from collections.abc import AsyncIterator
@@ -11,10 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from sampan.model.errors import Invalid
-from tests import images
 from tests.host import stores
-from tests.host.stores import Store, f, whole
+from tests.host.stores import Store
 from tests.images import Entry
 
 pytestmark = pytest.mark.root
@@ -59,16 +56,3 @@ async def test_what_a_layer_says_is_what_is_there(store: Store, compression: str
         assert os.getxattr(root / "x", "user.note") == b"hello"
         assert "security.selinux" not in os.listxattr(root / "x")
         assert os.getxattr(root / "ping", "security.capability")[:4] == bytes.fromhex("01000002")
-
-
-# --- generated ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("seed", range(4))
-async def test_an_archive_cut_off_anywhere_is_invalid_or_shorter(store: Store, seed: int) -> None:
-    archive = images.layer([f(f"f{n}", bytes([n]) * 300 * n) for n in range(6)])
-    for end in range(seed * 512, len(archive), 4 * 512):
-        with contextlib.suppress(Invalid):
-            staged = await store.layers.unpack(whole(archive[:end]), "none")
-            assert staged.diff_id == images.sha256(archive[:end])
-            await store.layers.discard(staged)

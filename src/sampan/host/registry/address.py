@@ -57,7 +57,7 @@ class Resolver(AbstractResolver):
 
     def __init__(self, home: str, exempt: frozenset[str] = frozenset()) -> None:
         """`exempt` are the names of proxies, which the operator chose."""
-        self._home = home
+        self._home = home.lower()
         self._exempt = exempt
         self._allowed = {Reach.PUBLIC}
         if (reach := _literal(home)) is not None:
@@ -69,10 +69,11 @@ class Resolver(AbstractResolver):
         """Called by the connector for names."""
         found = await asyncio.get_running_loop().getaddrinfo(host, port, family=family, type=SOCK_STREAM)
         results = [_result(host, info) for info in found]
-        if host == self._home:
+        home = host.lower() == self._home
+        if home:
             for result in results:
                 self._admit(reach_of(result["host"]))
-        if host == self._home or host in self._exempt:
+        if home or host in self._exempt:
             return results
         results = [result for result in results if reach_of(result["host"]) in self._allowed]
         if not results:
@@ -82,6 +83,9 @@ class Resolver(AbstractResolver):
     def check_literal(self, host: str) -> None:
         """The same judgement on a host that may be an address itself: those never reach `resolve`."""
         reach = _literal(host)
+        if reach is None and (":" in host or host.replace(".", "").isdigit()):
+            # sockets would take 127.1 and 2130706433 for addresses, without ever asking for the name
+            raise AddressRefused(f"{host} is no address that can be asked")
         if reach is not None and host not in (self._home, *self._exempt) and reach not in self._allowed:
             raise AddressRefused(
                 f"{host} is a {reach.value} address, where a registry elsewhere may not send us"

@@ -7,19 +7,21 @@ breaks is tried again, with patience but not for ever; no error shows a query, a
 """
 
 import asyncio
+import ipaddress
 import random
 import re
+import ssl
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import TypeVar
-from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
+from sampan.host.registry import proxies
 from sampan.host.registry.address import AddressRefused, Resolver, tls
 from sampan.host.registry.failures import Broken, explain, passes, refusal
 from sampan.host.registry.login import Login
@@ -101,11 +103,11 @@ class Endpoint:
     ) -> None:
         self.host = host
         self._patience = patience
-        self._origin = URL(f"{host.scheme}://{host.host}").origin()
-        proxies = frozenset(URL(proxy).host or "" for proxy in getproxies().values() if "://" in proxy)
-        self._resolver = Resolver(self._origin.host or "", proxies)
+        self._origin = _origin(URL(f"{host.scheme}://{host.host}", encoded=True))
+        self._resolver = Resolver(self._origin[1], proxies.hosts())
         self._login = Login(self, reference, credentials, node)
         self._session: aiohttp.ClientSession | None = None
+        self._tls: ssl.SSLContext | None = None
 
     async def close(self) -> None:
         if self._session is not None:
@@ -173,7 +175,7 @@ class Endpoint:
         response = await self._redirected(method, url, headers, shown)
         for turn in range(2):
             # Only the host itself may ask who we are: not whoever it redirects to.
-            if response.status not in (401, 403) or response.url.origin() != self._origin:
+            if response.status not in (401, 403) or not self._own(response.url):
                 break
             asked = distribution.challenges(response.headers.getall("WWW-Authenticate", []))
             # reads the body, so that the connection serves the next request
@@ -200,7 +202,7 @@ class Endpoint:
     ) -> aiohttp.ClientResponse:
         target = URL(url, encoded=True)
         for _ in range(REDIRECTS + 1):
-            own = target.origin() == self._origin
+            own = self._own(target)
             # What proves who we are is for the host's own origin only.
             shown = {"Authorization": authorization} if own and authorization else {}
             response = await self.send(method, target, {**shown, **headers})
@@ -234,12 +236,10 @@ class Endpoint:
     ) -> aiohttp.ClientResponse:
         """One request, no redirect followed. What the host was configured to be sent goes to its own origin only,
         and less than `headers`. Raises Broken, RegistryUnavailable, Invalid."""
-        own = url.origin() == self._origin
+        own = self._own(url)
         sent = CIMultiDict(self.host.headers if own else ())
         sent.update(headers)
-        context = (
-            await tls(self.host if own else Host("https", url.host or "")) if url.scheme == "https" else True
-        )
+        context = await self._context(own) if url.scheme == "https" else True
         try:
             self._resolver.check_literal(url.host or "")
             async with asyncio.timeout(self._patience.attempt):
@@ -250,10 +250,22 @@ class Endpoint:
                     data=form,
                     allow_redirects=False,
                     ssl=context,
-                    proxy=_proxy(url),
+                    proxy=proxies.of(url),
                 )
         except (aiohttp.ClientError, AddressRefused, OSError, ValueError) as error:
             raise explain(error, url, self._patience.attempt) from None
+
+    def _own(self, url: URL) -> bool:
+        return _origin(url) == self._origin
+
+    async def _context(self, own: bool) -> ssl.SSLContext:
+        """What is trusted and shown at the host is for its own origin only. Made once: a connection is used again only
+        with the context that it was made with."""
+        if not own:
+            return await tls(Host("https", ""))
+        if self._tls is None:
+            self._tls = await tls(self.host)
+        return self._tls
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -361,7 +373,9 @@ def _done(response: aiohttp.ClientResponse) -> None:
         response.close()
 
 
-def _proxy(url: URL) -> str | None:
-    """The proxy that the daemon's environment names for this URL."""
-    proxy = getproxies().get(url.scheme)
-    return None if proxy is None or proxy_bypass(url.host or "") else proxy
+def _origin(url: URL) -> tuple[str, str, int | None]:
+    """Scheme, host and port, the host in one spelling: names may have capitals, IPv6 addresses zeros."""
+    host = (url.host or "").lower()
+    with suppress(ValueError):
+        host = str(ipaddress.ip_address(host))
+    return url.scheme, host, url.port

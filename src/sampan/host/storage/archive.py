@@ -15,6 +15,7 @@ from typing import BinaryIO, Protocol, cast
 
 import zstandard
 from isal import igzip
+from isal.igzip_lib import IsalError
 
 from sampan.host.threads import in_slow_thread, in_thread
 from sampan.model.errors import Exhausted, Invalid
@@ -217,7 +218,7 @@ def _expand(packed: Path, tar: BinaryIO) -> None:
                 _copy(zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW).stream_reader(raw).read, tar)
             else:
                 _copy(raw.read, tar)
-    except (igzip.BadGzipFile, zstandard.ZstdError, EOFError) as error:
+    except (igzip.BadGzipFile, IsalError, zstandard.ZstdError, EOFError) as error:  # type: ignore[misc]  # see host.unpack.inflate
         raise Invalid(f"the archive's compression is damaged: {error}") from None
 
 

@@ -116,16 +116,18 @@ class LayerStore:
             if place.name not in keep:
                 self.trash.take(place)
 
-    def stage(self) -> str:
-        """A new staging directory."""
-        key = secrets.token_hex(6)
+    def new_key(self) -> str:
+        """A name for `stage`."""
+        return secrets.token_hex(6)
+
+    def stage(self, key: str) -> None:
+        """A new staging directory. `unstage` it also if this fails: a part of it may be there."""
         place = self.root / STAGING / key
         place.mkdir(mode=0o700)
         for part, mode in ((ROOT, 0o755), (WORK, 0o700), (MERGED, 0o700)):
             (place / part).mkdir(mode=mode)
             (place / part).chmod(mode)
         self._unwritten.add(key)
-        return key
 
     def unstage(self, key: str) -> None:
         """Move a staging directory to the trash. Idempotent."""

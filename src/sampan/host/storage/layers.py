@@ -161,9 +161,10 @@ class Layers:
         `base`: it is the lowest of its image, so nothing has to wait for the layers below. Raises Invalid
         (bad content), Exhausted (no room), Lost (the child died); then nothing is left.
         """
-        key = await in_thread(self._store.stage)
+        key = self._store.new_key()
         self._working.add(key)
         try:
+            await finish(in_thread(self._store.stage, key))
             await step("layer.unpack", key)
             self._staged[key] = unpacked = await self._stage(key, chunks, compression, base)
         except BaseException:

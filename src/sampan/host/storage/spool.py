@@ -251,6 +251,10 @@ def _made(path: Path, room: int) -> int:
 
 
 def _written(fd: int, data: bytes, offset: int) -> None:
+    """Write it, unless the disk would have less than a reserve left: what is kept for another try is worth no more."""
+    disk = os.fstatvfs(fd)
+    if disk.f_bavail * disk.f_frsize - reserve(disk)[0] < len(data):
+        raise OSError(ENOSPC, os.strerror(ENOSPC))
     view = memoryview(data)
     while view:
         done = os.pwrite(fd, view, offset)

@@ -41,7 +41,7 @@ from sampan.host.syscalls import (
 )
 
 MEMORY = 256 << 20  # bytes of address space
-_FILES = 64
+_FILES = 1024  # a whiteout that spares what this layer brought holds one for each directory on its way down
 _CLOSED = MS_NOSUID | MS_NODEV | MS_NOEXEC
 # SYS_ADMIN only for trusted.* attributes (overlayfs's opaque mark is one); it has no mount left to act on
 _KEPT = (CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_FSETID, CAP_MKNOD, CAP_SETFCAP, CAP_SYS_ADMIN)
