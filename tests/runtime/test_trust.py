@@ -324,12 +324,14 @@ async def test_a_signature_by_tomorrows_key_is_kept_for_tomorrow() -> None:
 
 async def test_an_image_without_proof_runs_only_where_everything_is_accepted() -> None:
     node = Node('default = "accept"')
+    node.registry.push(APP, "docker.io/library/free:1")
+    await node.pull("docker.io/library/free:1")
     await node.pull()
     node.policies.text = SIGSTORE
     for name in (f"{NAME}:v1", f"{NAME}@{APP.digest}", APP.id):
         await node.not_run(name)
     with pytest.raises(SignatureValidationFailed, match=r"mounts\[0\].image: registry.example/team/app:v1"):
-        await node.run("none", mounted=[f"{NAME}:v1"])
+        await node.run("docker.io/library/free:1", mounted=[f"{NAME}:v1"])
 
 
 async def test_a_signature_for_another_digest_of_the_record_does_not_count() -> None:

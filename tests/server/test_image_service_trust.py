@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -34,7 +35,7 @@ KEY, OTHER = signing.Key(), signing.Key()
 @dataclass
 class Site:
     evil: EvilRegistry
-    stub: rpc.ImageServiceStub
+    stub: Any
     policy: Path
     key: Path
 
@@ -70,7 +71,7 @@ async def site(short_tmp: Path, tmp_path: Path) -> AsyncIterator[Site]:
         evil.serve(APP)
         evil.serve_manifest(INDEX, "app", "multi")
         evil.hosts_toml(tmp_path, "evil.test")
-        one = Site(evil, rpc.ImageServiceStub(channel), policy, key)  # type: ignore[arg-type]
+        one = Site(evil, rpc.ImageServiceStub(channel), policy, key)
         one.require()
         yield one
     await server.stop(None)

@@ -893,6 +893,16 @@ async def test_a_host_that_is_no_address_is_refused(tmp_path: Path) -> None:
             await repository.manifest("latest")
 
 
+async def test_a_proxy_that_wants_credentials_says_so(
+    evil: EvilRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("https_proxy", evil.address)
+    evil.gate = lambda _: answer(status=407)
+    with pytest.raises(Denied, match="proxy that wants credentials"):
+        async with Shop(tmp_path).open("registry.test/app") as repository:
+            await repository.manifest("latest")
+
+
 async def test_certificates_alone_make_a_hosts_directory(
     secure: EvilRegistry, certificate: Path, tmp_path: Path
 ) -> None:

@@ -9,8 +9,7 @@ from hashlib import sha256
 
 from sampan.host.rebuild.recipe import Recipe
 from sampan.host.rebuild.tar import REAL, pieces, shown
-from sampan.host.storage.layer_store import _hidden_by_opaque as hidden_by_opaque
-from sampan.host.storage.layer_store import _visible as visible
+from sampan.host.storage.layer_view import hidden_by_opaque, visible
 from sampan.host.unpack.cursor import join, resolve
 from sampan.host.unpack.write import OPAQUE
 from sampan.model.errors import Invalid

@@ -35,9 +35,8 @@ def explain(error: Exception, url: URL, patience: float | None) -> Exception:
     if isinstance(error, TimeoutError):
         return Broken(f"{where} let {patience or 0:g} s pass without getting on", stalled=True)
     if isinstance(error, aiohttp.ClientResponseError):
-        if error.status == 407:  # a proxy's answer to CONNECT
-            return refusal(error.status, where, "", "")
-        return RegistryUnavailable(f"{where} does not speak HTTP as it should")
+        odd = RegistryUnavailable(f"{where} does not speak HTTP as it should")
+        return refusal(407, where, "", "") if error.status == 407 else odd  # 407: a proxy's answer to CONNECT
     if isinstance(error, ValueError):
         return Invalid(f"{where} is no address that can be asked")
     return Broken(f"{where} broke the connection")

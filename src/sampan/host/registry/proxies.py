@@ -1,5 +1,5 @@
-"""The proxy for a request, by the variables HTTP_PROXY, HTTPS_PROXY and NO_PROXY of the daemon, read as Go's programs read
-them (golang.org/x/net/http/httpproxy), so that a node's settings mean the same to every runtime.
+"""The proxy for a request, by the variables HTTP_PROXY, HTTPS_PROXY and NO_PROXY of the daemon, read as Go's programs
+read them (golang.org/x/net/http/httpproxy), so that a node's settings mean the same to every runtime.
 """
 
 import ipaddress
@@ -43,20 +43,21 @@ def _excepted(host: str, address: "_Address | None", port: int | None, exception
     if exception == "*":
         return True
     if "/" in exception:
-        with suppress(ValueError):
-            return address is not None and address in ipaddress.ip_network(exception, strict=False)
-        return False
+        return address is not None and _within(address, exception)
     name, colon, wanted = exception.rpartition(":")
     if colon and wanted.isdigit() and (name.endswith("]") or ":" not in name):
-        if wanted != str(port):
-            return False
-        exception = name
+        exception = name if wanted == str(port) else ""
     exception = exception.strip("[]").removeprefix("*")
-    if not exception:
+    if address is not None or not exception:
+        return address is not None and address == _address(exception)
+    return host == exception or host.endswith(exception if exception.startswith(".") else f".{exception}")
+
+
+def _within(address: "_Address", network: str) -> bool:
+    try:
+        return address in ipaddress.ip_network(network, strict=False)
+    except ValueError:
         return False
-    if address is not None:
-        return address == _address(exception)
-    return host.endswith(exception if exception.startswith(".") else f".{exception}") or host == exception
 
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address

@@ -22,17 +22,16 @@ import stat
 import struct
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from errno import ENODATA, ENOENT, ENOTDIR, ENOTSUP
 from pathlib import Path
 
 import msgspec
 
 from sampan.host.storage import trees
+from sampan.host.storage.layer_view import hidden_by_opaque, is_whiteout, unlink, visible
 from sampan.host.storage.trash import Trash, opened
-from sampan.host.syscalls import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2, syncfs
+from sampan.host.syscalls import syncfs
 from sampan.host.unpack.cursor import reserve
 from sampan.host.unpack.layout import MERGED, REST, ROOT, STAGING, WHITEOUTS, WORK
-from sampan.host.unpack.write import OPAQUE
 from sampan.model.errors import Exhausted
 from sampan.wire import mountinfo
 
@@ -40,7 +39,6 @@ EMPTY = "0"
 TRASH, RECORD = "trash", "layer.json"
 LOST_AND_FOUND = "lost+found"  # of a disk that is mounted here
 _LOWER = re.compile(rf"(?:^|[:=/])(\d+)/{ROOT}(?=:|$)")
-_REAL = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
 _GETFLAGS, _SETFLAGS, _TOPDIR = 0x80086601, 0x40086602, 0x00020000  # FS_IOC_*, EXT4_TOPDIR_FL (linux/fs.h)
 log = logging.getLogger("sampan")
 
@@ -166,10 +164,10 @@ class LayerStore:
                 for path in (place / ROOT, *(self.root / lower / ROOT for lower in lowers))
             ]
             for name in names:
-                if not _is_whiteout(own, name):
+                if not is_whiteout(own, name):
                     continue
-                if _hidden_by_opaque(own, name) or not _visible(below, name):
-                    _unlink(own, name)
+                if hidden_by_opaque(own, name) or not visible(below, name):
+                    unlink(own, name)
 
     def place(self, key: str, name: str) -> None:
         """Make a staged layer visible under `name`. Without a record a restart does not know it."""
@@ -254,82 +252,3 @@ def _spread(directory: Path) -> None:
         log.debug("%s: no flag for unrelated directories: %s", directory, error)
     finally:
         os.close(fd)
-
-
-# --- what a stack of layers shows ---------------------------------------------------------------------------
-
-
-def _visible(layers: Sequence[int], path: bytes) -> bool:
-    """Whether the merged view of `layers` (highest first) has something at `path`, which leads through no
-    symlink.
-
-    The lookup that overlayfs does (kernel Documentation/filesystems/overlayfs.rst, "whiteouts and opaque
-    directories").
-    """
-    for fd in layers:
-        found = _look(fd, path)
-        if found is not None:
-            return stat.S_IFMT(found.st_mode) != stat.S_IFCHR or found.st_rdev != 0
-        if _ends_here(fd, path):
-            return False
-    return False
-
-
-def _look(fd: int, path: bytes) -> os.stat_result | None:
-    try:
-        at = openat2(fd, path, os.O_PATH | os.O_NOFOLLOW, resolve=_REAL)
-    except OSError:
-        return None  # absent, or something on the way is no directory
-    try:
-        return os.fstat(at)
-    finally:
-        os.close(at)
-
-
-def _ends_here(fd: int, path: bytes) -> bool:
-    """Whether this layer hides what layers below it have at `path`, which it does not have itself."""
-    parent = path
-    while parent := parent.rpartition(b"/")[0]:
-        found = _look(fd, parent)
-        if found is not None and not stat.S_ISDIR(found.st_mode):
-            return True
-        if found is not None and _opaque(fd, parent):
-            return True
-    return False
-
-
-def _hidden_by_opaque(fd: int, path: bytes) -> bool:
-    parent = path
-    while parent := parent.rpartition(b"/")[0]:
-        if _opaque(fd, parent):
-            return True
-    return False
-
-
-def _opaque(fd: int, path: bytes) -> bool:
-    at = openat2(fd, path, os.O_RDONLY | os.O_DIRECTORY, resolve=_REAL)
-    try:
-        return os.getxattr(at, OPAQUE) == b"y"
-    except OSError as error:
-        if error.errno in (ENODATA, ENOTSUP, ENOENT, ENOTDIR):
-            return False
-        raise
-    finally:
-        os.close(at)
-
-
-def _is_whiteout(fd: int, path: bytes) -> bool:
-    found = _look(fd, path)
-    return found is not None and stat.S_ISCHR(found.st_mode) and found.st_rdev == 0
-
-
-def _unlink(fd: int, path: bytes) -> None:
-    """Remove a file; its directory keeps its time."""
-    parent, _, name = path.rpartition(b"/")
-    at = openat2(fd, parent or b".", os.O_RDONLY | os.O_DIRECTORY, resolve=_REAL)
-    try:
-        before = os.fstat(at).st_mtime_ns
-        os.unlink(name, dir_fd=at)
-        os.utime(at, ns=(before, before))
-    finally:
-        os.close(at)
