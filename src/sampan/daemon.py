@@ -180,10 +180,10 @@ async def _machine(
     log.info("found %s %s at %s", init.name, init.version, init.path)
     await apparmor.load_default()
     limits = places.raise_descriptor_limit()
+    layers = config.paths.images or config.root
+    users = await userns_probe.works(layers, slow_chown=config.images.slow_chown)
     host = replace(
-        await features.gather(groups),
-        rlimits=(("RLIMIT_NOFILE", *limits),),
-        user_namespaces=await userns_probe.works(config.paths.images or config.root, slow_chown=config.images.slow_chown),
+        await features.gather(groups), rlimits=(("RLIMIT_NOFILE", *limits),), user_namespaces=users
     )
     return Machine(
         oci=OciConmon(config.paths, systemd_cgroup=host.systemd_cgroup),

@@ -14,6 +14,7 @@ from sampan.api import sampan_pb2 as api
 from sampan.api import sampan_pb2_grpc as rpc
 from sampan.host.storage.archive import Archives
 from sampan.runtime.images import Images, Supply
+from sampan.runtime.pull import Progress, Report
 from sampan.runtime.state import State
 from sampan.server.image_admin import ImageAdmin
 from sampan.server.interceptor import Interceptor
@@ -90,6 +91,25 @@ async def test_a_client_that_leaves_does_not_end_the_pull(client: Any, registry:
     gate.set()
     assert (await anything(client.Pull(api.PullRequest(image="app:v1"))))[-1].image_id == APP.id
     assert registry.count("stream") == 2
+
+
+async def test_a_client_may_leave_while_it_is_told_of_a_pull() -> None:
+    class Endless:
+        prune = None
+        ended = False
+
+        async def pull(self, _: str, __: None, note: Report) -> None:
+            note(Progress("layer", 1, 2))
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.ended = True
+
+    endless: Any = Endless()
+    answers = ImageAdmin(endless, FakeLayerTars(FakeLayers())).Pull(api.PullRequest(image="app:v1"), None)
+    assert (await anext(answers)).done == 1
+    await answers.aclose()  # type: ignore[attr-defined]  # as the loop does it with a generator that nobody has any more
+    assert endless.ended
 
 
 @pytest.mark.parametrize(

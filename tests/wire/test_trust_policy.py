@@ -157,10 +157,10 @@ def test_bytes_that_are_no_toml_are_refused(data: bytes) -> None:
 
 
 def test_the_manuals_example_is_a_policy() -> None:
-    text = textwrap.dedent(
-        re.search(r"((?: {4}.*\n|\n)+)", DOCS.read_text().partition("policy.toml`:\n")[2])[1]
-    )  # type: ignore[index]
-    found = trust_policy.parse(text.encode(), "p")
+    after = DOCS.read_text().partition("policy.toml`:\n")[2]
+    example = re.search(r"(?: {4}.*\n|\n)+", after)
+    assert example
+    found = trust_policy.parse(textwrap.dedent(example[0]).encode(), "p")
     assert found.rules["registry.example/team"].keys == ("/etc/sampan/keys/team.pub",)
     assert found.default.decision is Decision.REJECT
 

@@ -30,10 +30,13 @@ class ImageAdmin(rpc.ImagesServicer):
 
     async def Pull(self, request: api.PullRequest, _: object) -> AsyncIterator[api.PullProgress]:
         watch = _Watch()
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._pull(request, watch))
+        pulling = asyncio.create_task(self._pull(request, watch))
+        try:  # no TaskGroup: that takes a reader who leaves for a failure
             async for progress in watch:
                 yield _message(progress)
+        finally:
+            pulling.cancel()
+            await asyncio.wait({pulling})
         yield api.PullProgress(image_id=watch.image().id)
 
     async def _pull(self, request: api.PullRequest, watch: "_Watch") -> None:

@@ -15,7 +15,7 @@ from sampan.model.errors import Invalid
 T = TypeVar("T")
 MANIFEST_LIMIT = 4 << 20  # bytes; what distribution-spec asks registries to accept
 DEPTH_LIMIT = 32
-VALUES_LIMIT = 1 << 18  # about a quarter of a second of reading; many times what an image of 500 layers needs
+VALUES_LIMIT = 1 << 17  # about a tenth of a second of reading; many times what an image of 500 layers needs
 _INTEGER_DIGITS = 19  # every size and time that we read fits in 64 bits
 
 _MARKS = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{}]', re.DOTALL)

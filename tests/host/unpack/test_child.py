@@ -6,10 +6,12 @@ Hostile ones are in tests/security: test_table_a5.py, test_table_a.py, test_host
 import os
 import stat
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from sampan.model.errors import Invalid
 from tests.host import stores
 from tests.host.stores import Store
 from tests.images import Entry
@@ -56,3 +58,13 @@ async def test_what_a_layer_says_is_what_is_there(store: Store, compression: str
         assert os.getxattr(root / "x", "user.note") == b"hello"
         assert "security.selinux" not in os.listxattr(root / "x")
         assert os.getxattr(root / "ping", "security.capability")[:4] == bytes.fromhex("01000002")
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 60_000), (500, 120)])
+async def test_more_attributes_than_a_file_can_have_are_no_full_disk(
+    store: Store, count: int, size: int
+) -> None:
+    """ext4 answers "no space left"; other file systems take them."""
+    attributes = {f"SCHILY.xattr.user.{number}": "v" * size for number in range(count)}
+    with suppress(Invalid):
+        await store.layers.discard(await store.unpack([Entry("f", pax=attributes)]))

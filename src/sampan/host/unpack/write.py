@@ -314,8 +314,9 @@ def _set_xattrs(fd: int, entry: tar.Entry) -> None:
         except OSError as error:
             if error.errno == ENOTSUP:  # the file system has none of this kind
                 continue
+            size = sum(len(name) + len(each) for name, each in entry.xattrs.items())
             if error.errno == EPERM or (
-                error.errno == ENOSPC and len(value) > PAGE // 2
+                error.errno == ENOSPC and size > PAGE // 2
             ):  # ext4: one block for all
                 raise Invalid(f"{entry.name[:200]!r} cannot have {key[:80]!r}: {error.strerror}") from error
             raise
