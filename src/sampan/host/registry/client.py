@@ -130,7 +130,8 @@ class _Repository:
 
     async def stream(self, blob: Descriptor) -> AsyncGenerator[bytes, None]:
         spool = self._spool
-        parts = await spool.open(blob.digest, blob.size) if spool else Parts(Path(), blob.size)
+        name = self._kept_as(blob)
+        parts = await spool.open(name, blob.size) if spool else Parts(Path(), blob.size)
         download = Download(lambda *span: self._span(blob, *span), parts, self._effort, self._began)
         try:
             async with aclosing(download.pieces()) as pieces:
@@ -139,7 +140,7 @@ class _Repository:
         finally:
             parts.close()
             if spool:
-                spool.close(blob.digest)
+                spool.close(name)
 
     async def _span(
         self, blob: Descriptor, start: int, stop: int, exact: bool
@@ -162,7 +163,12 @@ class _Repository:
 
     async def settle(self, blob: Descriptor) -> None:
         if self._spool:
-            await self._spool.drop(blob.digest)
+            await self._spool.drop(self._kept_as(blob))
+
+    def _kept_as(self, blob: Descriptor) -> str:
+        """The name under which parts are kept: of this repository alone. They are unchecked, so that another one could
+        spoil its pulls, or read without credentials what was fetched with them."""
+        return f"{blob.digest}-{hashlib.sha256(self._reference.name.encode()).hexdigest()[:32]}"
 
     async def referrers(self, digest: str, kind: str) -> bytes:
         async def ask(endpoint: "Endpoint") -> bytes:

@@ -70,7 +70,7 @@ class Patience:
     def attempt(self) -> float | None:
         """The share of one attempt: a stalled connection is worth a new one before all patience is gone."""
         share = self.progress / ATTEMPTS or None
-        return min(share or MIRROR_SECONDS, MIRROR_SECONDS) if self.mirror else share
+        return min(share, MIRROR_SECONDS) if share and self.mirror else share
 
 
 @dataclass(frozen=True, slots=True)
