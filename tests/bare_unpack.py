@@ -7,6 +7,7 @@ Run as a program by `unconfined`; it prints what went wrong, by stack, as JSON.
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,7 +28,7 @@ from tests import breakouts, hostile_archives, images
 from tests.host.stores import InProcess, Store, fingerprint
 from tests.hostile_archives import EITHER, FITS, INVALID
 
-SECONDS = 240
+SECONDS, EACH = 240, 20
 NOISES = 400
 AT_ONCE = 6  # most of their time goes by with the kernel taking namespaces apart
 OWN = ("/store", "/merged", "/proc")
@@ -102,6 +103,7 @@ def started(place: Path, stack: Stack) -> tuple[int, int]:
     if child:
         os.close(writer)
         return child, reader
+    signal.alarm(EACH)  # ends it
     words = "it died"
     try:
         words = in_a_host(place, stack)

@@ -36,9 +36,7 @@ class Live:
 
     def start(self) -> None:
         """Start it; steps are recorded, and met by the faults that a test writes to `faults`."""
-        private_daemon.start(
-            self.own, environment={"SAMPAN_FAULTS": str(self.faults)}, program=self.program
-        )
+        private_daemon.start(self.own, environment={"SAMPAN_FAULTS": str(self.faults)}, program=self.program)
 
     def ended(self, seconds: float = 20) -> int:
         """Wait until the process ends by itself (a fault killed it)."""

@@ -26,7 +26,7 @@ def loads(data: bytes, what: str, limit: int = MANIFEST_LIMIT) -> Any:  # noqa: 
     if len(data) > limit:
         raise Invalid(f"{what} is larger than {limit} bytes")
     if sum(map(data.count, (b"[", b"{", b","))) > VALUES_LIMIT:
-        raise Invalid(f"{what} has more than {VALUES_LIMIT} values")
+        raise Invalid(f"{what} is too large: it has more than {VALUES_LIMIT} values")
     if _too_deep(data):
         raise Invalid(f"{what} is nested deeper than {DEPTH_LIMIT} levels")
     try:

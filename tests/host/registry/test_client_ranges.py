@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hashlib
 import time
 from collections.abc import AsyncIterator, Callable
 from itertools import pairwise
@@ -58,15 +59,18 @@ class Shop:
         return Patience(5.0, lambda _: asyncio.sleep(0))
 
     @contextlib.asynccontextmanager
-    async def open(self, credentials: Credentials | None = None) -> AsyncIterator[Repository]:
-        async with self.client.open(reference.parse("evil.test/app"), credentials) as repository:
+    async def open(
+        self, credentials: Credentials | None = None, text: str = "evil.test/app"
+    ) -> AsyncIterator[Repository]:
+        async with self.client.open(reference.parse(text), credentials) as repository:
             yield repository
 
     def kept(self) -> dict[int, bytes]:
         return {int(path.name): path.read_bytes() for path in self.parts.glob("*/*")}
 
     def lay(self, **parts: bytes) -> None:
-        place = self.parts / LAYER.digest.removeprefix("sha256:")
+        repository = hashlib.sha256(b"evil.test/app").hexdigest()[:32]
+        place = self.parts / f"{LAYER.digest.removeprefix('sha256:')}-{repository}"
         place.mkdir(parents=True)
         for name, data in parts.items():
             (place / name.removeprefix("_")).write_bytes(data)
@@ -287,6 +291,17 @@ async def test_parts_that_are_of_something_else_are_given_out_once(shop: Shop, e
     async with shop.open() as repository:
         assert await download(repository) == b"\0" * 1000 + DATA[1000:]
         await repository.settle(LAYER)
+        assert await download(repository) == DATA
+
+
+async def test_what_one_repository_left_is_not_given_out_for_another(shop: Shop, evil: EvilRegistry) -> None:
+    evil.on(BLOB, blob(b"E" * SIZE, cut=SIZE // 2), blob(b"", cut=0))
+    with pytest.raises(RegistryUnavailable):
+        async with shop.open() as repository:
+            await download(repository)
+    assert shop.kept()
+    evil.on(BLOB.replace("/app/", "/good/"), blob(DATA))
+    async with shop.open(text="evil.test/good") as repository:
         assert await download(repository) == DATA
 
 

@@ -1,6 +1,8 @@
 """Parts of blobs on disk: what long downloads leave for the try after them, and what arrives out of turn.
 
-    spool/HEX/OFFSET    so many bytes of the blob with that digest, from OFFSET on
+    parts/NAME/OFFSET    so many bytes of a blob, from OFFSET on
+
+NAME is the caller's for the blob (`host.registry.client`: its digest, and the repository it comes from).
 
 A part's length is its file's, so nothing has to be written down beside it, and the end of the daemon loses what
 was in flight and no more. Parts are never synced and never trusted: whoever reads a blob checks its digest. Quick
