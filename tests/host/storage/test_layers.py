@@ -5,6 +5,7 @@ import os
 import shutil
 import stat
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +14,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from sampan.host import mounts
-from sampan.host.storage import layer_store
+from sampan.host import mounts, syscalls
+from sampan.host.storage import layer_store, layer_view
 from sampan.host.storage import layers as layers_module
 from sampan.host.storage.layer_store import LayerStore
 from sampan.host.storage.layers import Layers
@@ -338,6 +339,22 @@ async def test_nobody_else_can_look_into_the_store(store: Store) -> None:
     await store.chain([Entry("sh", mode=0o4755)])
     for place in (store.paths.layers, *store.paths.layers.iterdir()):
         assert stat.S_IMODE(place.stat().st_mode) == 0o700, place
+
+
+async def test_whiteouts_deep_in_a_tree_are_not_looked_up_from_every_directory_above_them(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, depth, count = Counter[str](), 200, 50
+
+    def counted(*arguments: Any, **options: Any) -> int:
+        calls["openat2"] += 1
+        return syscalls.openat2(*arguments, **options)
+
+    monkeypatch.setattr(layer_view, "openat2", counted)
+    tree = [Entry("d/" * level, "dir") for level in range(1, depth + 1)]
+    below = await store.add(tree)
+    await store.add([*tree, *(Entry("d/" * depth + f".wh.{number}") for number in range(count))], below)
+    assert calls["openat2"] < 4 * depth + 5 * count
 
 
 async def test_a_pull_that_is_cancelled_while_its_place_is_made_leaves_none(

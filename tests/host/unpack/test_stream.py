@@ -1,4 +1,4 @@
-"""What feeds the unpacking child: streams that are whole, damaged or cut off. Bombs: tests/security/test_table_a9.py."""
+"""What feeds the unpacking child: streams that are whole, damaged or cut off; bombs are in test_table_a9.py."""
 
 import asyncio
 import gzip

@@ -27,7 +27,7 @@ from pathlib import Path
 import msgspec
 
 from sampan.host.storage import trees
-from sampan.host.storage.layer_view import hidden_by_opaque, is_whiteout, unlink, visible
+from sampan.host.storage.layer_view import all_visible, is_whiteout, not_hidden, unlink
 from sampan.host.storage.trash import Trash, opened
 from sampan.host.syscalls import syncfs
 from sampan.host.unpack.cursor import reserve
@@ -163,10 +163,10 @@ class LayerStore:
                 stack.enter_context(opened(path))
                 for path in (place / ROOT, *(self.root / lower / ROOT for lower in lowers))
             ]
-            for name in names:
-                if not is_whiteout(own, name):
-                    continue
-                if hidden_by_opaque(own, name) or not visible(below, name):
+            there = [name for name in sorted(names) if is_whiteout(own, name)]
+            hiding = all_visible(below, not_hidden(own, there))
+            for name in there:
+                if name not in hiding:
                     unlink(own, name)
 
     def place(self, key: str, name: str) -> None:
