@@ -309,7 +309,8 @@ class FakeDaemon(rpc.RuntimeServiceServicer, rpc.ImageServiceServicer):
     def RemoveImage(self, request: cri.RemoveImageRequest, context: Context) -> cri.RemoveImageResponse:
         self._heard(request, context)
         word = request.image.image
-        for name in [name for name, each in self.images.items() if word in (name, each.id)]:
+        ids = {each.id for name, each in self.images.items() if word in (name, each.id)}
+        for name in [name for name, each in self.images.items() if each.id in ids]:
             del self.images[name]
         return cri.RemoveImageResponse()
 

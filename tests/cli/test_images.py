@@ -69,7 +69,15 @@ def test_rmi_by_name_and_by_id(sampan: Sampan, daemon: FakeDaemon, word: str) ->
     assert daemon.images == {}
 
 
-def test_rmi_by_name_removes_that_name_and_not_the_image(sampan: Sampan, daemon: FakeDaemon) -> None:
+def test_rmi_by_two_names_of_one_image_removes_it_once(sampan: Sampan, daemon: FakeDaemon) -> None:
+    daemon.add_image("app:1")
+    daemon.add_image("app:2")
+    ran = sampan("rmi", "app:1", "app:2")
+    assert (ran.code, ran.out) == (0, "app:1\napp:2\n")
+    assert len(daemon.requests(cri.RemoveImageRequest)) == 1
+
+
+def test_rmi_asks_for_the_name_that_was_given(sampan: Sampan, daemon: FakeDaemon) -> None:
     daemon.add_image("app:1")
     sampan("rmi", "app:1")
     assert daemon.requests(cri.RemoveImageRequest) == [

@@ -43,11 +43,16 @@ def pull_command(invocation: Invocation, references: tuple[str, ...], creds: str
 def rmi_command(invocation: Invocation, words: tuple[str, ...], force: bool) -> int:
     """Remove images, by name or by the first digits of the id."""
     client = invocation.client
+    images = {word: find_image(client, word) for word in words}  # first: two of them may be names of one image
+    gone = set[str]()
 
     def remove(word: str) -> None:
-        found = find_image(client, word)
+        found = images[word]
         if found is None:
             raise NotFound(f"there is no image {printable(word)}; `sampan images` lists them")
+        if found.id in gone:
+            click.echo(word)
+            return
         if found.pinned and not force:
             raise WrongState(
                 f"image {printable(word)} is pinned by the configuration; --force removes it all the same"
@@ -55,6 +60,7 @@ def rmi_command(invocation: Invocation, words: tuple[str, ...], force: bool) -> 
         names = {*found.repo_tags, *found.repo_digests}
         spec = cri.ImageSpec(image=word if word in names else found.id)
         client.call(client.images.RemoveImage, cri.RemoveImageRequest(image=spec))
+        gone.add(found.id)
         click.echo(word)
 
     return for_each(words, remove)
