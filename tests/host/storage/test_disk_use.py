@@ -40,7 +40,10 @@ def real(*places: Path) -> Usage:
             continue
         for directory, inner, names in os.walk(place):
             for path in (Path(directory), *(Path(directory, name) for name in [*inner, *names])):
-                found = path.lstat()
+                try:
+                    found = path.lstat()
+                except FileNotFoundError:  # trash, on its way out: the next look counts without it
+                    continue
                 seen[found.st_dev, found.st_ino] = found.st_blocks * 512
     return Usage(sum(seen.values()), len(seen))
 

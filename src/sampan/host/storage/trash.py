@@ -2,7 +2,9 @@
 goes on with it.
 """
 
+import asyncio
 import itertools
+import logging
 import os
 import secrets
 from collections.abc import Iterator
@@ -14,6 +16,9 @@ from sampan.host.threads import in_slow_thread
 from sampan.runtime.image_ports import Usage
 from sampan.tasks import Tasks
 
+AGAIN_SECONDS = 2.0
+log = logging.getLogger("sampan")
+
 
 class Trash:
     """A directory of things to delete, on the file system they come from."""
@@ -22,7 +27,7 @@ class Trash:
         self._directory = directory
         self._tickets = itertools.count(1)
         self._tasks = Tasks()
-        self._wanted = False
+        self._wanted = asyncio.Event()
         self._running = False
         self._sizes: dict[str, Usage] = {}
 
@@ -46,19 +51,25 @@ class Trash:
                 raise
 
     def empty(self) -> None:
-        """See to it that all that is here now gets deleted. What cannot be is logged and tried again with
-        the next.
+        """See to it that all that is here now gets deleted. What cannot be (a process of a container that is just
+        ending may still write there) is logged and tried again after a while.
         """
-        self._wanted = True
+        self._wanted.set()
         if not self._running:
             self._running = True
             self._tasks.start(f"empty {self._directory}", self._empty())
 
     async def _empty(self) -> None:
         try:
-            while self._wanted:
-                self._wanted = False
-                await in_slow_thread(self._delete)
+            while self._wanted.is_set():
+                self._wanted.clear()
+                try:
+                    await in_slow_thread(self._delete)
+                except OSError as error:
+                    log.warning("%s cannot be emptied now: %s", self._directory, error)
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self._wanted.wait(), AGAIN_SECONDS)
+                    self._wanted.set()
         finally:
             self._running = False
 
