@@ -43,7 +43,8 @@ def pull_command(invocation: Invocation, references: tuple[str, ...], creds: str
 def rmi_command(invocation: Invocation, words: tuple[str, ...], force: bool) -> int:
     """Remove images, by name or by the first digits of the id."""
     client = invocation.client
-    images = {word: find_image(client, word) for word in words}  # first: two of them may be names of one image
+    # All of them first: two may be names of one image
+    images = {word: find_image(client, word) for word in words}
     gone = set[str]()
 
     def remove(word: str) -> None:
