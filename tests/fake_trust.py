@@ -41,9 +41,12 @@ class FakeKey:
 
 
 class FakeVerifier:
-    async def signer(self, keys: Mapping[str, bytes], message: bytes, signature: bytes) -> str | None:
+    async def check(self, keys: Mapping[str, bytes]) -> None:
         for name, pem in keys.items():
             if not pem.startswith(_BEGIN):
                 raise Invalid(f"{name} holds no key")
+
+    async def signer(self, keys: Mapping[str, bytes], message: bytes, signature: bytes) -> str | None:
+        await self.check(keys)
         made = {name: hashlib.sha256(pem + message).digest() for name, pem in keys.items()}
         return next((name for name, one in made.items() if one == signature), None)

@@ -246,6 +246,7 @@ async def run(config: Config) -> None:
     for name in configuration.without_effect(config):
         log.warning("%s is set in the configuration, and this version does nothing about it", name)
     daemon = await build(config)
+    await daemon.images.trust.complain()
     await daemon.images.start()
     await daemon.recovery.run()
     interceptor = Interceptor()

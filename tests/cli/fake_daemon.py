@@ -331,6 +331,7 @@ class FakeImages(own_rpc.ImagesServicer):
         self._daemon = daemon
         self.archives: list[bytes] = []
         self.verified: list[own.VerifyResult] = []
+        self.verify_ends: tuple[grpc.StatusCode, str] | None = None
 
     def Pull(self, request: own.PullRequest, context: Context) -> Iterator[own.PullProgress]:
         self._daemon._heard(request, context)
@@ -366,6 +367,8 @@ class FakeImages(own_rpc.ImagesServicer):
     def Verify(self, request: own.VerifyRequest, context: Context) -> Iterator[own.VerifyResult]:
         self._daemon._heard(request, context)
         yield from self.verified
+        if self.verify_ends:
+            context.abort(*self.verify_ends)
 
 
 class Served:

@@ -2,6 +2,8 @@
 
 import io
 import os
+import subprocess
+import sys
 from pathlib import Path
 from threading import Thread
 
@@ -10,7 +12,7 @@ import pytest
 
 from sampan.api import sampan_pb2 as own
 from tests.cli.conftest import Sampan
-from tests.cli.fake_daemon import ARCHIVE, FakeDaemon
+from tests.cli.fake_daemon import ARCHIVE, FakeDaemon, Served
 
 
 def test_the_archive_goes_to_the_file(sampan: Sampan, daemon: FakeDaemon, tmp_path: Path) -> None:
@@ -64,6 +66,15 @@ def test_a_full_disk_is_told(sampan: Sampan) -> None:
     ran = sampan("export", "app:1", "-o", "/dev/full")
     assert ran.code == 1 and "No space left" in ran.err
     assert Path("/dev/full").is_char_device()
+
+
+@pytest.mark.parametrize("option", [(), ("-o", "-")])
+def test_a_full_standard_output_is_told_once(served: Served, option: tuple[str, ...]) -> None:
+    argv = [sys.executable, "-m", "sampan", "--endpoint", served.endpoint, "export", "app:1", *option]
+    with Path("/dev/full").open("wb") as full:
+        ran = subprocess.run(argv, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert ran.returncode == 1
+    assert ran.stderr == "sampan: cannot write standard output: No space left on device\n"
 
 
 def test_a_pipe_is_written_to(sampan: Sampan, tmp_path: Path) -> None:

@@ -58,6 +58,28 @@ def test_what_is_told(
     assert "\x1b" not in ran.out
 
 
+def test_what_a_later_image_mends_is_damaged_no_more(sampan: Sampan, served: Served) -> None:
+    damaged = result(1, differences=["/x"])
+    mended = own.VerifyResult(
+        image_id="sha256:other", names=["other"], number=1, count=1, layer=damaged.layer
+    )
+    mended.differences.append("/x")
+    mended.repaired = True
+    served.own.verified = [damaged, mended]
+    assert sampan("images", "verify", "--repair").code == 0
+    served.own.verified = [damaged, mended, BAD]
+    assert sampan("images", "verify", "--repair").code == 1
+
+
+def test_what_could_not_be_repaired_is_told_after_the_findings(sampan: Sampan, served: Served) -> None:
+    served.own.verified = [BAD, GOOD]
+    served.own.verify_ends = (grpc.StatusCode.DATA_LOSS, "a cannot be repaired\nb cannot be repaired")
+    ran = sampan("images", "verify", "--repair")
+    assert ran.code == 1
+    assert "DAMAGED" in ran.out and "good" in ran.out
+    assert ran.err == "sampan: a cannot be repaired\nsampan: b cannot be repaired\n"
+
+
 def test_quiet_tells_only_what_is_not_in_order(sampan: Sampan, served: Served) -> None:
     served.own.verified = [GOOD, BAD]
     assert "layer 1" not in sampan("images", "verify", "-q").out

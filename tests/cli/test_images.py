@@ -1,6 +1,9 @@
 """`pull`, `rmi`, `import`."""
 
 import json
+import subprocess
+import sys
+from collections.abc import Iterator
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
@@ -32,6 +35,7 @@ def test_pull_goes_on_after_one_that_failed(sampan: Sampan, daemon: FakeDaemon) 
 
 def test_pull_with_credentials(sampan: Sampan, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
     sampan("pull", "--creds", "me:pass:word", "app")
+    monkeypatch.setattr(images, "_terminal", lambda: True)
     monkeypatch.setattr("click.prompt", lambda text, **how: "typed" if how["hide_input"] else "shown")
     sampan("pull", "--creds", "me", "app")
     auths = [each.auth for each in daemon.requests(own.PullRequest) if isinstance(each, own.PullRequest)]
@@ -39,6 +43,37 @@ def test_pull_with_credentials(sampan: Sampan, daemon: FakeDaemon, monkeypatch: 
         cri.AuthConfig(username="me", password="pass:word"),
         cri.AuthConfig(username="me", password="typed"),
     ]
+
+
+@pytest.mark.parametrize("creds", ["", ":pw", ":"])
+def test_pull_with_credentials_of_nobody_is_2(sampan: Sampan, daemon: FakeDaemon, creds: str) -> None:
+    ran = sampan("pull", "--creds", creds, "app")
+    assert ran.code == 2 and "USER:PASSWORD" in ran.err
+    assert daemon.requests(own.PullRequest) == []
+
+
+def test_a_password_is_not_asked_for_where_there_is_no_terminal(served: Served) -> None:
+    argv = [sys.executable, "-m", "sampan", "--endpoint", served.endpoint, "pull", "--creds", "me", "app"]
+    ran = subprocess.run(
+        argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, start_new_session=True, check=False
+    )
+    words = "--creds: there is no terminal to ask for the password on; give USER:PASSWORD"
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert words in ran.stderr and "Password" not in ran.stderr
+    assert served.daemon.requests(own.PullRequest) == []
+
+
+def test_an_interrupted_pull_says_that_the_daemon_goes_on(
+    sampan: Sampan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> Iterator[own.PullProgress]:
+        yield own.PullProgress(layer="sha256:1", done=1, total=2)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sampan.cli.client.Client.stream", interrupted)
+    ran = sampan("pull", "app")
+    assert (ran.code, ran.out) == (130, "")
+    assert ran.err.strip() == "sampan: the daemon goes on with the pull; ask again to see how far it is"
 
 
 def test_pull_from_another_runtime_uses_the_plain_call(
@@ -65,8 +100,17 @@ def test_pull_draws_on_a_terminal_unless_it_is_to_be_quiet(monkeypatch: pytest.M
 @pytest.mark.parametrize("word", ["app:1", "abab", IMAGE_ID, "sha256:ab"])
 def test_rmi_by_name_and_by_id(sampan: Sampan, daemon: FakeDaemon, word: str) -> None:
     daemon.add_image("app:1")
-    assert sampan("rmi", word).out == f"{word}\n"
+    assert sampan("rmi", word).out.splitlines() == list(dict.fromkeys([word, "app:1"]))
     assert daemon.images == {}
+
+
+def test_rmi_prints_what_was_given_first_and_then_what_else_went(sampan: Sampan, daemon: FakeDaemon) -> None:
+    digest = f"docker.io/library/app@{IMAGE_ID}"
+    image = daemon.add_image("app:1")
+    image.repo_tags[:] = ["docker.io/library/other:2", "docker.io/library/app:1"]
+    image.repo_digests[:] = [digest]
+    ran = sampan("rmi", "app:1", "app:1")
+    assert (ran.code, ran.out) == (0, f"app:1\ndocker.io/library/other:2\n{digest}\n")
 
 
 def test_rmi_by_two_names_of_one_image_removes_it_once(sampan: Sampan, daemon: FakeDaemon) -> None:
@@ -131,7 +175,7 @@ def test_rmi_of_a_pinned_image_wants_force(sampan: Sampan, daemon: FakeDaemon) -
 
 def test_prune_says_what_went_and_how_many_bytes(sampan: Sampan, daemon: FakeDaemon) -> None:
     daemon.add_image("app:1")
-    assert sampan("prune").out == "removed 0 images, 0 B (0 bytes)\n"
+    assert sampan("prune").out == "removed 0 images, 0 B\n"
     line = f"{IMAGE_ID}  5.0 MiB  app:1\n"
     assert (
         sampan("prune", "--all", "--dry-run").out == f"{line}would remove 1 image, 5.0 MiB (5242880 bytes)\n"

@@ -76,7 +76,7 @@ def test_images_with_digests_and_pins(sampan: Sampan, daemon: FakeDaemon) -> Non
     image.pinned = True
     daemon.add_image("local/app:2", "sha256:" + "9" * 64)
     head, first, second = (line.split() for line in sampan("images", "--digests").out.splitlines())
-    assert head == ["IMAGE", "TAG", "ID", "SIZE", "DIGEST"]
+    assert head == ["IMAGE", "TAG", "ID", "SIZE", "DIGEST", "NOTES"]
     assert first[-2:] == ["sha256:" + "2" * 64, "pinned"]
     assert second[-1] == "-"
 

@@ -125,7 +125,7 @@ def test_the_table_of_images_has_a_line_for_each_tag() -> None:
     nameless = cri.Image(id="sha256:" + "d" * 64)
     lines = [line.split() for line in tables.images([nameless, many, by_digest]).splitlines()]
     assert lines == [
-        ["IMAGE", "TAG", "ID", "SIZE"],
+        ["IMAGE", "TAG", "ID", "SIZE", "NOTES"],
         ["<none>", "ddddddddddddd", "0", "B"],
         ["h:5000/x", "1", "aaaaaaaaaaaaa", "1.0", "MiB", "pinned"],
         ["h:5000/x", "2", "aaaaaaaaaaaaa", "1.0", "MiB", "pinned"],

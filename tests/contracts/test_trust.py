@@ -58,6 +58,9 @@ async def test_a_bad_key_is_an_error_even_beside_a_good_one(crypto: tuple[Verifi
     verifier, one, _ = crypto
     with pytest.raises(Invalid, match="/bad"):
         await verifier.signer({"/one": one.pem, "/bad": b"nonsense"}, b"message", one.sign(b"message"))
+    with pytest.raises(Invalid, match="/bad"):
+        await verifier.check({"/one": one.pem, "/bad": b"nonsense"})
+    await verifier.check({"/one": one.pem})
 
 
 # --- files ------------------------------------------------------------------------------------------------

@@ -106,3 +106,10 @@ def test_only_signed_images_are_pulled_run_and_mounted(
     live.policy.write_text("default =")
     assert "the policy cannot be used" in refusal(lambda: live.container(pod, name="later"))
     assert live.exec(container, "true").exit_code == 0  # what runs goes on
+    live.kill()
+    live.start()  # it starts all the same, and says at once what is wrong
+    assert (
+        f"every image is refused while the policy cannot be used: {live.policy} is not TOML"
+        in live.own.log.read_text()
+    )
+    assert live.exec(container, "true").exit_code == 0

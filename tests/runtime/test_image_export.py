@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from sampan.host.storage.archive import Archives
-from sampan.model.errors import Invalid, Lost, NotFound, WrongState
+from sampan.model.errors import Invalid, Lost, NotFound, RegistryUnavailable
 from sampan.runtime.image_check import Checked, Verify
 from sampan.runtime.image_export import Export
 from sampan.runtime.images import Images, Supply
@@ -226,17 +226,58 @@ async def test_a_shared_layer_is_repaired_once(node: Node) -> None:
 
 
 async def test_nothing_is_given_up_that_the_registry_does_not_have(node: Node) -> None:
-    node.tars.damage[images.sha256(TOP)] = node.tars.damage[images.sha256(BASE)] = ("broken",)
+    for layer in node.images.find("app:v1").layers:  # type: ignore[union-attr]
+        node.tars.damage[layer] = ("broken",)
     vars(node.registry).update(vars(FakeRegistry()))  # it has forgotten everything
-    with pytest.raises(NotFound):
-        await node.verified(repair=True)
+    found: list[Checked] = []
+    with pytest.raises(Lost) as told:
+        async for checked in node.verify.run([], repair=True):
+            found.append(checked)
+    lines = str(told.value).splitlines()
+    assert sorted(line.split()[0] for line in lines) == sorted(NAMES)  # each image, though the first failed
+    advice = "; remove it (sampan rmi) and import or pull it again"
+    assert all(" cannot be repaired from a registry: " in line and line.endswith(advice) for line in lines)
+    assert [each.differences for each in found if each.differences] == [("broken",)] * 3
+    assert not any(each.repaired for each in found)
     assert len(node.layers.published) == 3 and not node.layers.lost
 
 
-async def test_an_imported_image_is_repaired_by_another_import(node: Node, other: Node) -> None:
+async def test_what_a_later_image_brings_in_is_no_failure(node: Node) -> None:
+    node.tars.damage[images.sha256(BASE)] = ("broken",)
+    app = node.images.find("app:v1")
+    assert app is not None
+    await node.state.commit(msgspec.structs.replace(app, digests=()))
+    found = await node.verified("app:v1", "next:v2", repair=True)
+    assert [(each.image.id, each.repaired) for each in found if each.differences] == [
+        (APP.id, False),
+        (NEXT.id, True),
+    ]
+
+
+async def test_a_pull_that_fails_midway_leaves_nothing_to_remove(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    top = node.images.find("app:v1").layers[1]  # type: ignore[union-attr]
+    node.tars.damage[top] = ("broken",)
+
+    async def lost(name: str) -> None:
+        app = node.images.find("app:v1")
+        assert app is not None
+        await node.state.commit(msgspec.structs.replace(app, removed=True))
+        raise RegistryUnavailable("it is silent")
+
+    monkeypatch.setattr(node.images, "pull", lost)
+    with pytest.raises(Lost) as told:
+        await node.verified("app:v1", repair=True)
+    assert str(told.value).endswith(
+        "cannot be repaired from a registry: it is silent; import or pull it again"
+    )
+
+
+async def test_an_image_that_came_from_no_registry_is_to_be_imported_again(node: Node, other: Node) -> None:
     archive = await node.exported("app:v1")
     (image,) = await other.images.import_archive(whole(archive))
     await other.state.commit(msgspec.structs.replace(image, digests=()))
     other.tars.damage[image.layers[0]] = ("broken",)
-    with pytest.raises(WrongState, match="import its archive again"):
+    with pytest.raises(Lost, match=r"it came from no registry; remove it .* and import"):
         await other.verified(repair=True)

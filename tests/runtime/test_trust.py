@@ -245,6 +245,43 @@ async def test_a_key_that_is_gone_or_broken_refuses_what_it_decides_and_nothing_
     assert (await node.pull("docker.io/library/free:1")).id == APP.id
 
 
+async def test_a_broken_key_is_named_also_where_nothing_is_signed() -> None:
+    node = Node()
+    node.policies.keys["/team.pub"] = b"nonsense"
+    assert "/team.pub holds no key" in await node.refused()
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "said"),
+    [
+        (SIGSTORE, KEY.pem, []),
+        ('default = "reject"', None, []),
+        (None, KEY.pem, ["every image is refused while the policy cannot be used: /policy cannot be read"]),
+        (
+            "nonsense",
+            KEY.pem,
+            ["every image is refused while the policy cannot be used: /policy is not TOML"],
+        ),
+        (
+            SIGSTORE,
+            None,
+            [f"/policy: what the rule for '{NAME}' decides is refused: /team.pub cannot be read"],
+        ),
+        (SIGSTORE, b"x", [f"/policy: what the rule for '{NAME}' decides is refused: /team.pub holds no key"]),
+    ],
+)
+async def test_what_is_wrong_with_the_policy_is_logged_at_a_start(
+    text: str | None, key: bytes | None, said: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    node = Node(text)
+    node.policies.keys = {"/team.pub": key} if key else {}
+    await node.trust.complain()
+    await Trust().complain()
+    assert [record.levelname for record in caplog.records] == ["ERROR"] * len(said)
+    for logged, begin in zip(caplog.messages, said, strict=True):
+        assert logged.startswith(begin)
+
+
 async def test_a_known_image_is_judged_again_when_it_is_pulled_again() -> None:
     node = Node('default = "accept"')
     await node.pull()

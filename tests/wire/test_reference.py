@@ -141,3 +141,14 @@ def test_whatever_is_taken_is_safe_in_a_url_and_stays_what_it_is(text: str) -> N
     assert set(str(found)) <= set(string.ascii_letters + string.digits + "._-/:@[]")
     assert ".." not in found.path
     assert reference.parse(str(found)) == found
+
+
+@pytest.mark.parametrize("text", ["http://127.0.0.1:5000/x", "docker://busybox"])
+def test_a_scheme_is_to_be_left_out(text: str) -> None:
+    with pytest.raises(Invalid, match=r"is no registry host; leave the scheme out$"):
+        reference.parse(text)
+
+
+def test_what_is_no_host_for_another_reason_has_no_such_hint() -> None:
+    with pytest.raises(Invalid, match=r"is no registry host$"):
+        reference.parse("a_b.example/x")

@@ -91,7 +91,10 @@ def test_links_in_a_circle_are_refused() -> None:
     [
         (b"", "empty"),
         (bytes(10240), "empty"),
-        (b"x", "cut short"),
+        (b"x", "no image archive: it is not a tar"),
+        (b"just words\n" * 100, "no image archive: it is not a tar"),
+        (tar(member("a", 1))[:1024] + b"x", "cut short"),
+        (tar(member("a", 1))[:1024] + b"x" * 512, "damaged: a header's checksum"),
         (b"PK\x03\x04" + bytes(508), "not a tar"),
         (b"<html>" + b" " * 1018, "not a tar"),
         (tar(member("a", 1), member("a", 1)), "twice"),

@@ -95,6 +95,14 @@ def test_prefixes_are_kept_in_the_form_that_names_are_compared_in() -> None:
     ]
 
 
+@pytest.mark.parametrize("prefix", ["docker.io/team/", "index.docker.io/team/"])
+def test_a_namespace_of_docker_hub_ends_in_a_slash_and_is_about_what_is_in_it(prefix: str) -> None:
+    found = policy((prefix, "accept"), ("docker.io/library/", "accept"))
+    assert list(found.rules) == ["docker.io/team", "docker.io/library"]
+    for name, by in (("team/app", "docker.io/team"), ("teams/app", ""), ("team", "docker.io/library")):
+        assert found.rule(reference.parse(name)).prefix == by
+
+
 # --- the file ---------------------------------------------------------------------------------------------
 
 
@@ -130,6 +138,16 @@ def test_a_rule_has_everything_that_the_file_says() -> None:
         ('"registry.example/team"', '"registry.example/"', "without tag or digest"),
         ('"registry.example/team"', '"registry.example/Team"', "without tag or digest"),
         ('"registry.example/team"', '"registry.example/team/"', "without tag or digest"),
+        ('"registry.example/team"', '"docker.io/a/b/"', "without tag or digest"),
+        ('"registry.example/team"', '"docker.io/"', "without tag or digest"),
+        ('"registry.example/team"', '"docker.io//"', "without tag or digest"),
+        ('"registry.example/team"', '"docker.io/box"', "write docker.io/library/box, or docker.io/box/ for"),
+        (
+            '"registry.example/team"',
+            '"Index.docker.io:443/box"',
+            "write docker.io/library/box, or docker.io/box/",
+        ),
+        ('"upstream.example/x"', '"docker.io/box"', "signed_prefix .* docker.io/box/ for the namespace"),
         ('"registry.example/team"', '"registry.example/*"', "without tag or digest"),
         ('"registry.example/team"', '"*.example"', "without tag or digest"),
         ('"registry.example/team"', '"https://registry.example/team"', "registry"),

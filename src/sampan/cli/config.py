@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from sampan import config as configuration
+from sampan.model.errors import Invalid
 
 
 @click.group("config")
@@ -21,6 +22,23 @@ def default_command() -> None:
 @config_command.command("check")
 @click.argument("file", type=click.Path(path_type=Path), default=configuration.DEFAULT_FILE, metavar="[FILE]")
 def check_command(file: Path) -> None:
-    """Say everything that is wrong with a configuration file, by default /etc/sampan/config.toml."""
-    configuration.load(file)
+    """Say everything that is wrong with a configuration file, by default /etc/sampan/config.toml, and with the policy
+    that it names."""
+    policy = configuration.load(file).trust.policy
+    if policy:
+        _check_policy(Path(policy))
     click.echo(f"{file}: nothing wrong with it")
+
+
+def _check_policy(file: Path) -> None:
+    """What the file says; whose it is, and the keys, are judged by the daemon."""
+    from sampan.wire import trust_policy
+
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(trust_policy.FILE_LIMIT + 1)
+    except OSError as error:
+        raise Invalid(f"trust.policy: {file} cannot be read: {error.strerror}") from None
+    if len(data) > trust_policy.FILE_LIMIT:
+        raise Invalid(f"trust.policy: {file} is larger than {trust_policy.FILE_LIMIT} bytes")
+    trust_policy.parse(data, str(file))

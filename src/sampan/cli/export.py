@@ -26,10 +26,7 @@ def export_command(invocation: Invocation, words: tuple[str, ...], output: str) 
     client = invocation.client
     with _standard_output() if output == "-" else _file(Path(output)) as file:
         for chunk in client.stream(client.own.Export, own.ExportRequest(images=words)):
-            try:
-                file.write(chunk.data)
-            except OSError as error:
-                raise Failed(f"cannot write {output}: {error.strerror}") from None
+            file.write(chunk.data)
 
 
 @contextmanager
@@ -38,8 +35,12 @@ def _standard_output() -> Iterator[BinaryIO]:
         raise click.UsageError(
             "an archive is not for a terminal; name a file with -o, or redirect the output"
         )
-    yield sys.stdout.buffer
-    sys.stdout.buffer.flush()
+    try:
+        # a buffer of our own: what cannot be written is not tried once more when the process ends
+        with open(sys.stdout.fileno(), "wb", closefd=False) as file:
+            yield file
+    except OSError as error:
+        raise Failed(f"cannot write standard output: {error.strerror}") from None
 
 
 @contextmanager

@@ -1,10 +1,13 @@
 """`images verify`: whether the disk still holds what was pulled."""
 
+from collections.abc import Iterator
+
 import click
 
 from sampan.api import sampan_pb2 as own
 from sampan.cli import json_text, tables
-from sampan.cli.invocation import FAILED, Invocation, json_option
+from sampan.cli.client import Client
+from sampan.cli.invocation import FAILED, Failed, Invocation, json_option
 
 
 @click.command("verify")
@@ -17,15 +20,26 @@ def verify_command(invocation: Invocation, words: tuple[str, ...], repair: bool,
     """Compare images, by default all, with what was pulled: every byte, every file's owner, mode, time and attributes.
     Exits with 1 if something is damaged, and stays so."""
     client = invocation.client
-    code = 0
-    for found in client.stream(client.own.Verify, own.VerifyRequest(images=words, repair=repair)):
-        if found.differences and not found.repaired:
-            code = FAILED
+    damaged = set[str]()
+    for found in _findings(client, own.VerifyRequest(images=words, repair=repair)):
+        # a layer that several images have may be mended by the pull of a later one
+        place = found.layer or found.image_id
+        (damaged.add if found.differences and not found.repaired else damaged.discard)(place)
         if invocation.as_json:
             click.echo(json_text.text(found, indent=None))
         elif found.differences or found.unknown or not quiet:
             _tell(found)
-    return code
+    return FAILED if damaged else 0
+
+
+def _findings(client: Client, request: own.VerifyRequest) -> Iterator[own.VerifyResult]:
+    """The findings; a failure at their end may have a line for each image that could not be repaired."""
+    try:
+        yield from client.stream(client.own.Verify, request)
+    except Failed as error:
+        raise Failed(
+            "\nsampan: ".join(map(tables.printable, error.message.split("\n"))), error.code
+        ) from None
 
 
 def _tell(found: own.VerifyResult) -> None:

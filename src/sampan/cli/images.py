@@ -1,7 +1,7 @@
 """`pull`, `rmi` and `import`: images that come and go."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -14,7 +14,8 @@ from sampan.cli import naming
 from sampan.cli.client import Client, NotOffered, Refused
 from sampan.cli.invocation import Failed, Invocation, for_each
 from sampan.cli.tables import printable
-from sampan.model.errors import NotFound, WrongState
+from sampan.model.errors import Invalid, NotFound, WrongState
+from sampan.wire.reference import parse
 
 if TYPE_CHECKING:
     from sampan.cli.progress import PullProgress
@@ -41,28 +42,36 @@ def pull_command(invocation: Invocation, references: tuple[str, ...], creds: str
 @click.option("-f", "--force", is_flag=True, help="Also images that the configuration pins.")
 @click.pass_obj
 def rmi_command(invocation: Invocation, words: tuple[str, ...], force: bool) -> int:
-    """Remove images, by name or by the first digits of the id."""
+    """Remove images, by name or by the first digits of the id: each with all its names, which are printed."""
     client = invocation.client
     # All of them first: two may be names of one image
     images = {word: find_image(client, word) for word in words}
-    gone = set[str]()
+    gone, told = set[str](), set[str]()
+
+    def tell(word: str, names: Iterable[str]) -> None:
+        """The word that was given, then what else went; no name twice, however it was written."""
+        for name in (word, *names):
+            full = _in_full(name)
+            if full not in told:
+                told.add(full)
+                click.echo(printable(name))
 
     def remove(word: str) -> None:
         found = images[word]
         if found is None:
             raise NotFound(f"there is no image {printable(word)}; `sampan images` lists them")
         if found.id in gone:
-            click.echo(word)
+            tell(word, ())
             return
         if found.pinned and not force:
             raise WrongState(
                 f"image {printable(word)} is pinned by the configuration; --force removes it all the same"
             )
-        names = {*found.repo_tags, *found.repo_digests}
+        names = [*found.repo_tags, *found.repo_digests]
         spec = cri.ImageSpec(image=word if word in names else found.id)
         client.call(client.images.RemoveImage, cri.RemoveImageRequest(image=spec))
         gone.add(found.id)
-        click.echo(word)
+        tell(word, names)
 
     return for_each(words, remove)
 
@@ -114,11 +123,15 @@ def find_image(client: Client, word: str) -> cri.Image | None:
 
 def _pull_showing(client: Client, reference: str, auth: cri.AuthConfig | None, quiet: bool) -> str:
     id = ""
-    with _progress(reference, quiet) as progress:
-        for message in client.stream(client.own.Pull, own.PullRequest(image=reference, auth=auth)):
-            id = message.image_id or id
-            if progress is not None and message.layer:
-                progress.update(message.layer, message.done, message.total, message.ready)
+    try:
+        with _progress(reference, quiet) as progress:
+            for message in client.stream(client.own.Pull, own.PullRequest(image=reference, auth=auth)):
+                id = message.image_id or id
+                if progress is not None and message.layer:
+                    progress.update(message.layer, message.done, message.total, message.ready)
+    except KeyboardInterrupt:
+        click.echo("sampan: the daemon goes on with the pull; ask again to see how far it is", err=True)
+        raise
     return id
 
 
@@ -135,9 +148,32 @@ def _auth(creds: str | None) -> cri.AuthConfig | None:
     if creds is None:
         return None
     user, colon, password = creds.partition(":")
-    return cri.AuthConfig(
-        username=user, password=password if colon else click.prompt("Password", hide_input=True, err=True)
-    )
+    if not user:
+        raise click.UsageError("--creds: there is no user; give USER:PASSWORD")
+    if not colon:
+        if not _terminal():
+            raise click.UsageError(
+                "--creds: there is no terminal to ask for the password on; give USER:PASSWORD"
+            )
+        password = click.prompt("Password", hide_input=True, err=True)
+    return cri.AuthConfig(username=user, password=password)
+
+
+def _terminal() -> bool:
+    """Whether a password can be asked for: where getpass looks, which is not only standard input."""
+    try:
+        with Path("/dev/tty").open("rb+", buffering=0):
+            return True
+    except OSError:
+        return sys.stdin.isatty()
+
+
+def _in_full(name: str) -> str:
+    """A name as the daemon knows it; what is no name, as it is."""
+    try:
+        return str(parse(name))
+    except Invalid:
+        return name
 
 
 def _archive(name: str) -> AbstractContextManager[BinaryIO]:

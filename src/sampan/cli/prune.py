@@ -24,5 +24,6 @@ def prune_command(invocation: Invocation, everything: bool, dry_run: bool) -> No
         click.echo(f"{each.image_id}  {tables.size(each.bytes)}  {names}".rstrip())
     freed = sum(each.bytes for each in response.images)
     count = len(response.images)
-    what = f"{count} image{'' if count == 1 else 's'}, {tables.size(freed)} ({freed} bytes)"
+    exactly = f" ({freed} bytes)" if freed >= 1024 else ""  # what is less is said in bytes as it is
+    what = f"{count} image{'' if count == 1 else 's'}, {tables.size(freed)}{exactly}"
     click.echo(f"would remove {what}" if dry_run else f"removed {what}")

@@ -116,7 +116,7 @@ def images(found: Sequence[cri.Image], *, digests: bool = False) -> str:
             notes = ", ".join(note for note in (artifact, "pinned" if each.pinned else "") if note)
             digest = [_digest(repository, each.repo_digests)] if digests else []
             rows.append([repository, tag, short(each.id), size(each.size), *digest, notes])
-    return table(["IMAGE", "TAG", "ID", "SIZE", *(["DIGEST"] if digests else []), ""], sorted(rows))
+    return table(["IMAGE", "TAG", "ID", "SIZE", *(["DIGEST"] if digests else []), "NOTES"], sorted(rows))
 
 
 def stats(found: Sequence[cri.ContainerStats], pod_names: Mapping[str, str]) -> str:

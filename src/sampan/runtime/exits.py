@@ -7,14 +7,15 @@ from collections.abc import Awaitable, Callable
 from sampan.config import Config
 from sampan.model import container as transitions
 from sampan.model.container import Container
-from sampan.model.errors import NotFound
+from sampan.model.errors import NotFound, SampanError
 from sampan.runtime.machine import Machine
 from sampan.runtime.ports import Launched
 from sampan.runtime.state import State
 from sampan.tasks import Tasks, step
 
 log = logging.getLogger("sampan.exits")
-RETRY_SECONDS = 0.5  # between attempts to record an end
+RETRY_SECONDS = 0.5  # before an end is tried to be recorded again, twice as long each time
+LONGEST_RETRY_SECONDS = 30.0
 
 
 class Exits:
@@ -74,12 +75,25 @@ class Exits:
 async def until_recorded(subject: str, record: Callable[[], Awaitable[None]]) -> None:
     """Wait for an end and record it, as `record` does: it must not get lost because the disk is full, or descriptors
     are out, for a moment. NotFound: nobody keeps a record of it any more."""
+    pause, failures = RETRY_SECONDS, 0
     while True:
         try:
             await record()
-            return
+            break
         except NotFound:
             return
-        except Exception:
-            log.exception("cannot record the end of %s yet; trying again", subject)
-            await asyncio.sleep(RETRY_SECONDS)
+        except Exception as error:
+            # A full disk explains itself, and stays for long; what nobody foresaw shows once where it came from.
+            foreseen = isinstance(error, SampanError | OSError)
+            log.error(
+                "cannot record the end of %s yet, trying again in %g s: %s",
+                subject,
+                pause,
+                str(error) or type(error).__name__,
+                exc_info=not foreseen and not failures,
+            )
+        failures += 1
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, LONGEST_RETRY_SECONDS)
+    if failures:
+        log.info("the end of %s is on record now", subject)

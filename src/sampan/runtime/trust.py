@@ -33,6 +33,23 @@ class Trust:
         self._policies = policies
         self._verifier = verifier
 
+    async def complain(self) -> None:
+        """Log what is wrong with the policy and its keys, at a start: else the first refusal would tell."""
+        if self._policies is None or self._verifier is None:
+            return
+        try:
+            policy = await self._policies.read()
+        except Invalid as error:
+            log.error("every image is refused while the policy cannot be used: %s", error)
+            return
+        for rule in policy.rules.values():
+            if not rule.keys:
+                continue
+            try:
+                await self._verifier.check(await self._keys(rule))
+            except Invalid as error:
+                log.error("%s: what %s decides is refused: %s", policy.source, rule, error)
+
     # --- at a pull ------------------------------------------------------------------------------------------
 
     async def may_pull(self, wanted: Reference) -> None:
@@ -113,10 +130,15 @@ class Trust:
         if self._policies is None or self._verifier is None:
             raise SignatureValidationFailed(f"{where}{asked} is refused: nothing here checks signatures")
         try:
-            keys = {path: await self._policies.key(path) for path in rule.keys}
+            keys = await self._keys(rule)
+            await self._verifier.check(keys)  # here, for without any signature they would never be looked at
         except Invalid as error:
             raise SignatureValidationFailed(f"{where}{asked} is refused: {error}") from None
         return _Case(rule, asked, where, keys, self._verifier)
+
+    async def _keys(self, rule: Rule) -> dict[str, bytes]:
+        assert self._policies is not None
+        return {path: await self._policies.key(path) for path in rule.keys}
 
 
 class _Case:

@@ -19,6 +19,9 @@ class Policies(Protocol):
 class Verifier(Protocol):
     """Public keys and what they have signed."""
 
+    async def check(self, keys: Mapping[str, bytes]) -> None:
+        """Raise Invalid naming a key (PEM, by name) of which no signature could count."""
+
     async def signer(self, keys: Mapping[str, bytes], message: bytes, signature: bytes) -> str | None:
         """The name of the key (PEM, by name) that has signed the message; None if none of them has. Raises Invalid
         naming a key of which no signature could count: every one must be good, also where another one fits."""

@@ -119,7 +119,8 @@ def _split_domain(text: str) -> tuple[str, str]:
 def _check_name(text: str, domain: str, path: str) -> None:
     match = _DOMAIN.fullmatch(domain)
     if match is None or (match[1] is not None and not 0 < int(match[1]) < 65536):
-        raise Invalid(f"image reference {text!r}: {domain!r} is no registry host")
+        hint = "; leave the scheme out" if "://" in text else ""
+        raise Invalid(f"image reference {text!r}: {domain!r} is no registry host{hint}")
     if not _PATH.fullmatch(path):
         raise Invalid(f"image reference {text!r}: {path.removeprefix('library/')!r} is no repository name")
     if len(domain) + 1 + len(path) > NAME_LIMIT:

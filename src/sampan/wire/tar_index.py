@@ -60,6 +60,11 @@ class TarIndex:
         offset = count = 0
         override: dict[str, str] = {}
         while (block := self._read(offset, BLOCK)) and block.count(0) != BLOCK:
+            if not count and not _is_header(block):
+                raise Invalid(
+                    "this is no image archive: it is not a tar, plain or packed with gzip or zstd, "
+                    "or its beginning is damaged"
+                )
             count += 1
             if count > ENTRIES_LIMIT:
                 raise Invalid(f"the archive has more than {ENTRIES_LIMIT} entries")
@@ -112,13 +117,18 @@ def _header(block: bytes) -> tuple[bytes, int]:
     """Type and size of an entry, its checksum verified."""
     if len(block) != BLOCK:
         raise Invalid("the archive is cut short")
-    stated = _octal(block[148:156])
-    if stated != sum(block) - sum(block[148:156]) + 8 * 32:
-        raise Invalid("this is not a tar archive, or it is damaged: a header's checksum is wrong")
+    if not _is_header(block):
+        raise Invalid("the archive is damaged: a header's checksum is wrong")
     size = block[124:136]
     if size[0] & 0x80:  # base-256, for sizes that octal digits cannot hold
         return block[156:157], int.from_bytes(size[1:], "big") if size[0] == 0x80 else -1
     return block[156:157], _octal(size)
+
+
+def _is_header(block: bytes) -> bool:
+    stated = _OCTAL.fullmatch(block[148:156])
+    summed = sum(block) - sum(block[148:156]) + 8 * 32
+    return len(block) == BLOCK and stated is not None and int(stated[1] or b"0", 8) == summed
 
 
 def _octal(field: bytes) -> int:

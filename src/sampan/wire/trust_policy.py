@@ -205,12 +205,23 @@ def _identity(given: object, where: str) -> Identity:
 
 
 def _prefix(given: object, where: str) -> str:
-    """A registry, or a registry and the beginning of a path, as `full_name` has them."""
+    """A registry, or a registry and the beginning of a path, as `full_name` has them.
+
+    A single name on docker.io is an image of `library` to everybody who asks for one, and a namespace here: it must end
+    in a slash to say so, or such a rule would be about nothing.
+    """
     if not isinstance(given, str) or not given:
         raise Invalid(f"{where} must be a registry or a path in one, such as registry.example/team")
     host, slash, path = given.partition("/")
     if not any(mark in host for mark in ".:") and host != "localhost":
         raise Invalid(f"{where} {given!r} must begin with a registry: docker.io/library/busybox, not busybox")
+    if _host(host) == DEFAULT_DOMAIN and path and "/" not in path and path != "library":
+        raise Invalid(
+            f"{where} {given!r} is no image's name in full: write {DEFAULT_DOMAIN}/library/{path}, or "
+            f"{DEFAULT_DOMAIN}/{path}/ for the namespace"
+        )
+    if _host(host) == DEFAULT_DOMAIN and path.count("/") == 1:
+        path = path.removesuffix("/")
     try:
         if ":" in path or "@" in path:
             raise Invalid("a tag or a digest")

@@ -49,7 +49,7 @@ class Archives:
             return
         async with _scratch_file(self._scratch) as tar:
             if isinstance(source, Path):
-                await finish(in_slow_thread(_expand, source, tar))
+                await finish(in_slow_thread(_expand, source, tar, self._scratch))
             else:
                 await self._receive(source, tar)
             yield await _images(await in_slow_thread(_Tar, tar), machine)
@@ -63,11 +63,12 @@ class Archives:
                 await in_thread(packed.write, piece)
                 written += len(piece)
                 if written >= CHECK_EVERY:
-                    await in_thread(_check_space, packed)
+                    await in_thread(_check_space, packed, self._scratch)
                     written = 0
             await in_thread(packed.flush)
             # The thread cannot be called back: its files must stay open until it is done.
-            await finish(in_slow_thread(_expand, Path(f"/proc/self/fd/{packed.fileno()}"), tar))
+            received = Path(f"/proc/self/fd/{packed.fileno()}")
+            await finish(in_slow_thread(_expand, received, tar, self._scratch))
 
 
 class _Store(Protocol):
@@ -206,34 +207,39 @@ def _nameless(directory: Path) -> BinaryIO:
     return cast(BinaryIO, tempfile.TemporaryFile(dir=directory, prefix="import-"))
 
 
-def _expand(packed: Path, tar: BinaryIO) -> None:
-    """Copy an archive into `tar`, uncompressed."""
+def _expand(packed: Path, tar: BinaryIO, place: Path) -> None:
+    """Copy an archive into `tar`, uncompressed, which is in the directory `place`."""
     try:
         with packed.open("rb") as raw:
             head = raw.read(4)
             raw.seek(0)
             if head.startswith(GZIP_MAGIC):
-                _copy(igzip.IGzipFile(fileobj=raw).read, tar)  # type: ignore[no-untyped-call]
+                _copy(igzip.IGzipFile(fileobj=raw).read, tar, place)  # type: ignore[no-untyped-call]
             elif head.startswith(ZSTD_MAGIC):
-                _copy(zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW).stream_reader(raw).read, tar)
+                unpacker = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW)
+                _copy(unpacker.stream_reader(raw).read, tar, place)
             else:
-                _copy(raw.read, tar)
+                _copy(raw.read, tar, place)
     except (igzip.BadGzipFile, IsalError, zstandard.ZstdError, EOFError) as error:  # type: ignore[misc]  # see host.unpack.inflate
         raise Invalid(f"the archive's compression is damaged: {error}") from None
 
 
-def _copy(read: Callable[[int], bytes], tar: BinaryIO) -> None:
+def _copy(read: Callable[[int], bytes], tar: BinaryIO, place: Path) -> None:
     written = 0
     while piece := read(PIECE):
         tar.write(piece)
         written += len(piece)
         if written >= CHECK_EVERY:
-            _check_space(tar)
+            _check_space(tar, place)
             written = 0
     tar.flush()
 
 
-def _check_space(file: BinaryIO) -> None:
+def _check_space(file: BinaryIO, place: Path) -> None:
     disk = os.fstatvfs(file.fileno())
-    if disk.f_bavail * disk.f_frsize < RESERVE:
-        raise Exhausted(f"the disk has less than {RESERVE >> 20} MiB left; the archive does not fit on it")
+    free = disk.f_bavail * disk.f_frsize
+    if free < RESERVE:
+        raise Exhausted(
+            f"the archive does not fit: an import leaves {RESERVE >> 20} MiB free on the disk of {place}, "
+            f"and there are {free >> 20} MiB; remove images (sampan prune) or make room"
+        )

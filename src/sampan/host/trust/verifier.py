@@ -1,5 +1,5 @@
 """The `Verifier` port: public keys and signatures as cosign makes them, by the library `cryptography`, which is
-imported at the first signature (docs/decisions/0019-signatures.md says what it weighs).
+imported at the first key (docs/decisions/0019-signatures.md says what it weighs).
 
 What may be used: ECDSA on P-256 (SHA-256) and P-384 (SHA-384, and SHA-256 as older tools did), RSA of 2048 to 8192 bits
 (PKCS #1 v1.5, SHA-256), Ed25519 (not its pre-hashed form). Which, the key says, never the signature.
@@ -24,13 +24,20 @@ _PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----")
 class KeyVerifier:
     """Keeps nothing between two calls: keys are files that may change."""
 
+    async def check(self, keys: Mapping[str, bytes]) -> None:
+        await in_thread(_loaded, keys)
+
     async def signer(self, keys: Mapping[str, bytes], message: bytes, signature: bytes) -> str | None:
         return await in_thread(_signer, keys, message, signature)
 
 
 def _signer(keys: Mapping[str, bytes], message: bytes, signature: bytes) -> str | None:
-    checks = {name: _load(name, pem) for name, pem in keys.items()}  # all of them, before any is used
+    checks = _loaded(keys)  # all of them, before any is used
     return next((name for name, genuine in checks.items() if genuine(signature, message)), None)
+
+
+def _loaded(keys: Mapping[str, bytes]) -> dict[str, Check]:
+    return {name: _load(name, pem) for name, pem in keys.items()}
 
 
 def _load(name: str, pem: bytes) -> Check:

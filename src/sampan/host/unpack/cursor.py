@@ -19,6 +19,7 @@ RESERVE_BYTES = 1 << 30  # left free on the disk, but never more than a twentiet
 RESERVE_INODES = 10_000
 NOWHERE = (ENOENT, ENOTDIR, ELOOP)  # a path that leads to no directory
 _CHECK_EVERY = 32 << 20  # bytes written between two looks at the free space; less on a small disk
+_REMEDY = "remove images (sampan prune) or make room"
 _TRIES = 10_000
 _LINKS = 40  # symlinks on one way; what the kernel allows
 
@@ -88,12 +89,18 @@ class Budget:
     def _look(self, size: int) -> None:
         self._unchecked = 0
         found = os.fstatvfs(self._fd)
-        if found.f_bavail * found.f_frsize - size < self._reserve[0]:
+        free = found.f_bavail * found.f_frsize
+        if free - size < self._reserve[0]:
+            more = f" and {size >> 20} MiB are to be written" if size >> 20 else ""
             raise Exhausted(
-                f"no space left for the layer: {self._reserve[0] >> 20} MiB must stay free on the disk"
+                f"no space left for the layer: {self._reserve[0] >> 20} MiB must stay free on the disk, "
+                f"{free >> 20} MiB are free{more}; {_REMEDY}"
             )
         if found.f_files and found.f_favail < self._reserve[1]:
-            raise Exhausted(f"no inodes left for the layer: {self._reserve[1]} must stay free on the disk")
+            raise Exhausted(
+                f"no inodes left for the layer: {self._reserve[1]} must stay free on the disk, "
+                f"{found.f_favail} are free; {_REMEDY}"
+            )
 
 
 class Cursor:
