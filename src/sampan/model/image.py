@@ -58,3 +58,8 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     artifact: str = ""
     manifest: bytes = b""
     signatures: tuple[Signature, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What people know it by: a tag, else a digest, else its id."""
+        return next(iter((*self.tags, *self.digests)), self.id)

@@ -19,6 +19,7 @@ from sampan.runtime.state import now
 from sampan.wire import artifact
 from sampan.wire.artifact import File
 from sampan.wire.manifest import Descriptor, Manifest
+from sampan.wire.reference import digest_of
 
 Open = Callable[[Descriptor], AsyncGenerator[bytes, None]]
 Settle = Callable[[Descriptor], Awaitable[None]]
@@ -46,7 +47,7 @@ def found(manifest: Manifest, raw: bytes, what: str, open: Open, settle: Settle 
         settle and partial(_settle, manifest.layers, settle),
     )
     image = Image(
-        id="sha256:" + hashlib.sha256(raw).hexdigest(),
+        id=digest_of(raw),
         config=ImageConfig(),
         layers=(chain_id,),
         created_at=now(),

@@ -1,6 +1,5 @@
 """`sampan images verify`: does the disk still hold what was pulled? And the repair of what does not."""
 
-import hashlib
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,6 +10,7 @@ from sampan.runtime.image_ports import LayerTars, Verdict
 from sampan.runtime.images import Images
 from sampan.tasks import step
 from sampan.wire import image_config
+from sampan.wire.reference import digest_of
 
 _TOLD = 5  # images that could not be repaired, in the words of the failure
 
@@ -117,10 +117,9 @@ class Verify:
         lines = []
         for each in failed[:_TOLD]:
             image = each.image
-            name = next(iter((*image.tags, *image.digests)), image.id)
             remove = "remove it (sampan rmi) and " if self._images.find(image.id) else ""
             lines.append(
-                f"{name} cannot be repaired from a registry: {each.why}; {remove}import or pull it again"
+                f"{image.name} cannot be repaired from a registry: {each.why}; {remove}import or pull it again"
             )
         more = len(failed) - len(lines)
         return [*lines, f"and {more} more like that"] if more else lines
@@ -135,7 +134,7 @@ def _record_damage(image: Image) -> tuple[str, ...]:
     """What is wrong with the record itself: its id is a hash of the config (or an artifact's manifest), which names
     the layers."""
     data = image.manifest if image.artifact else image.raw_config
-    if "sha256:" + hashlib.sha256(data).hexdigest() != image.id:
+    if digest_of(data) != image.id:
         return ("the stored config is not the one that the image's id names",)
     if not image.artifact:
         chain = image_config.chain_ids(image_config.parse(data, "the stored config").diff_ids)

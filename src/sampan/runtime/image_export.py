@@ -67,15 +67,18 @@ class Export:
         """What each layer will be in the archive, by chain id."""
         found: dict[str, LayerTar] = {}
         for image in which:
-            name = next(iter((*image.tags, *image.digests)), image.id)
             if image.artifact:
-                raise Invalid(f"{name} is an artifact ({image.artifact}), no image: it cannot be exported")
+                raise Invalid(
+                    f"{image.name} is an artifact ({image.artifact}), no image: it cannot be exported"
+                )
             for number, chain_id in enumerate(image.layers, 1):
                 if chain_id not in found:
                     try:
                         found[chain_id] = await self._tars.describe(chain_id)
                     except Invalid as error:
-                        raise Invalid(f"{name} cannot be exported: its layer {number}: {error}") from None
+                        raise Invalid(
+                            f"{image.name} cannot be exported: its layer {number}: {error}"
+                        ) from None
         return found
 
     async def _layer(self, layer: LayerTar, chain: Sequence[str]) -> AsyncGenerator[bytes, None]:

@@ -2,7 +2,6 @@
 their bytes: `runtime.pull` brings those in.
 """
 
-import hashlib
 from dataclasses import dataclass
 
 from sampan.model.errors import Invalid
@@ -12,7 +11,7 @@ from sampan.runtime.artifacts import Artifact
 from sampan.runtime.image_ports import LayerSource, Repository
 from sampan.wire import image_config, manifest
 from sampan.wire.manifest import INDEX_DEPTH, Descriptor, Manifest
-from sampan.wire.reference import Reference
+from sampan.wire.reference import Reference, digest_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,7 @@ class Named:
 async def named(wanted: Reference, repository: Repository) -> Named:
     """Ask the registry what `wanted` means now."""
     data = await repository.manifest(wanted.target)
-    return Named(wanted, data, wanted.digest or "sha256:" + hashlib.sha256(data).hexdigest())
+    return Named(wanted, data, wanted.digest or digest_of(data))
 
 
 async def content(what: Named, machine: str, repository: Repository) -> Content:

@@ -5,7 +5,6 @@ for one pull, and a client that gives up leaves it running for the retry that wi
 """
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import AsyncIterator, Hashable, Iterator, Sequence
 from contextlib import contextmanager
@@ -127,8 +126,7 @@ class Images:
             image = self._state.images.get(id)
             if image is not None and await self._layers.damaged(image.layers):
                 await finish(self._records.forget_lost(self._layers.has))
-                name = next(iter((*image.tags, *image.digests)), id)
-                raise Lost(f"image {name} is damaged: a layer of it is missing on disk; pull it again")
+                raise Lost(f"image {image.name} is damaged: a layer of it is missing on disk; pull it again")
 
     async def require_offer(self, text: str) -> None:
         """Raise what a pull would, NotFound or RegistryUnavailable, if the reference cannot be had now."""
@@ -247,7 +245,7 @@ class Images:
             raise Invalid(f"{what} is an image for {parsed.platform}; this machine is {self._supply.machine}")
         chain = image_config.chain_ids(parsed.diff_ids)
         image = Image(
-            id="sha256:" + hashlib.sha256(content.config).hexdigest(),
+            id=reference.digest_of(content.config),
             config=parsed.config,
             layers=chain,
             architecture=parsed.platform.architecture,

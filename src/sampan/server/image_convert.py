@@ -20,7 +20,7 @@ def image(record: Image) -> cri.Image:
         uid=None if uid is None else cri.Int64Value(value=uid),
         username=username,
         spec=cri.ImageSpec(
-            image=next(iter((*record.tags, *record.digests)), record.id),
+            image=record.name,
             annotations={ARTIFACT_TYPE: record.artifact} if record.artifact else {},
         ),
         pinned=record.pinned,

@@ -2,13 +2,13 @@
 `docker save` writes. The layers stand in it as whatever they are.
 """
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
 from sampan.wire.image_config import parse
+from sampan.wire.reference import digest_of
 
 BLOCK = 512
 END = bytes(2 * BLOCK)
@@ -49,12 +49,12 @@ def files(images: Iterable[Exported]) -> dict[str, bytes]:
     blobs: dict[str, bytes] = {}
     for image in images:
         manifest = _manifest(image)
-        blobs[place(_digest(image.config))] = image.config
-        blobs[place(_digest(manifest))] = manifest
+        blobs[place(digest_of(image.config))] = image.config
+        blobs[place(digest_of(manifest))] = manifest
         entries += _index_entries(image, manifest)
         saved.append(
             {
-                "Config": place(_digest(image.config)),
+                "Config": place(digest_of(image.config)),
                 "RepoTags": list(image.tags),
                 "Layers": [place(layer.digest) for layer in image.layers],
             }
@@ -76,7 +76,11 @@ def _manifest(image: Exported) -> bytes:
         {
             "schemaVersion": 2,
             "mediaType": _MANIFEST_TYPE,
-            "config": {"mediaType": _CONFIG_TYPE, "digest": _digest(image.config), "size": len(image.config)},
+            "config": {
+                "mediaType": _CONFIG_TYPE,
+                "digest": digest_of(image.config),
+                "size": len(image.config),
+            },
             "layers": layers,
         }
     )
@@ -87,7 +91,7 @@ def _index_entries(image: Exported, manifest: bytes) -> list[dict[str, object]]:
     platform = parse(image.config, "the image's config").platform
     described: dict[str, object] = {
         "mediaType": _MANIFEST_TYPE,
-        "digest": _digest(manifest),
+        "digest": digest_of(manifest),
         "size": len(manifest),
     }
     if platform.os and platform.architecture:
@@ -115,7 +119,3 @@ def header(name: str, size: int) -> bytes:
         )
     ).ljust(BLOCK, b"\0")
     return block[:148] + b"%06o\0 " % sum(block) + block[156:]
-
-
-def _digest(data: bytes) -> str:
-    return "sha256:" + hashlib.sha256(data).hexdigest()

@@ -5,7 +5,6 @@ All of it is untrusted. What no container could use is refused or dropped here; 
 (the user's number, the working directory) is kept raw and judged when one is made.
 """
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from sampan.model.errors import Invalid
 from sampan.model.image import ImageConfig
 from sampan.wire import strict_json
 from sampan.wire.manifest import LAYERS_LIMIT, Platform
+from sampan.wire.reference import digest_of
 
 CONFIG_LIMIT = 8 << 20  # bytes
 LABEL_LIMIT = 4096  # bytes of a label's key and value together
@@ -78,9 +78,7 @@ def chain_ids(diff_ids: Sequence[str]) -> tuple[str, ...]:
     chain: list[str] = []
     for diff_id in diff_ids:
         below = chain[-1] if chain else ""
-        chain.append(
-            "sha256:" + hashlib.sha256(f"{below} {diff_id}".encode()).hexdigest() if below else diff_id
-        )
+        chain.append(digest_of(f"{below} {diff_id}".encode()) if below else diff_id)
     return tuple(chain)
 
 

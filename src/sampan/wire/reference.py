@@ -4,6 +4,7 @@ names of the OCI distribution-spec). Not a resolver: nothing here knows which im
 Every test is a `fullmatch` over ASCII: `$` would let a trailing newline through, `\\w` other alphabets.
 """
 
+import hashlib
 import re
 from dataclasses import dataclass
 
@@ -79,6 +80,11 @@ def parse(text: str) -> Reference:
 def is_digest(text: str) -> bool:
     """Whether `text` is a digest that may be put in a URL or a path."""
     return _DIGEST.fullmatch(text) is not None
+
+
+def digest_of(data: bytes) -> str:
+    """The sha256 digest of these bytes."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 def image_id(text: str) -> str | None:

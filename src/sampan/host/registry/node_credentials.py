@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sampan.host import owned
 from sampan.host.process import run
 from sampan.host.threads import in_thread
 from sampan.model.errors import Invalid, SampanError, ToolFailed, Unavailable
@@ -113,10 +114,7 @@ class NodeCredentials:
         mode = stat.S_IMODE(found.st_mode)
         if not stat.S_ISREG(found.st_mode):
             raise Invalid(f"{file} is not used: it is not a regular file")
-        if found.st_uid not in (0, os.geteuid()):
-            raise Invalid(f"{file} is not used: it belongs to user {found.st_uid}, not to root")
-        if mode & stat.S_IWOTH or (mode & stat.S_IWGRP and found.st_gid != 0):
-            raise Invalid(f"{file} is not used: others than root may write it (mode {mode:o})")
+        owned.check(found, str(file))
         if mode & (stat.S_IRGRP | stat.S_IROTH):
             self._warn(
                 f"{file} holds credentials and may be read by others (mode {mode:o}): chmod 600 {file}"

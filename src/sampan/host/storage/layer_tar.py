@@ -4,7 +4,6 @@ passes it on, or is told what differs.
 
 import asyncio
 import os
-import sys
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
 from hashlib import sha256
@@ -12,13 +11,14 @@ from pathlib import Path
 
 import msgspec
 
-from sampan.host.process import Child, Finished, spawn
+from sampan.host.process import spawn
 from sampan.host.rebuild.recipe import Recipe
+from sampan.host.storage.layer_child import Answer, answer, argv
 from sampan.host.storage.layer_store import RECORD, Record
 from sampan.host.storage.layers import Layers
 from sampan.host.storage.trash import opened
-from sampan.host.storage.unpacking import search_path
 from sampan.host.threads import in_thread
+from sampan.host.unpack.inflate import MAGIC, sniff
 from sampan.host.unpack.layout import RECIPE
 from sampan.model import errors
 from sampan.runtime.image_ports import LayerTar, Verdict
@@ -26,10 +26,7 @@ from sampan.tasks import step
 
 PIECE = 1 << 20  # bytes of a tar that are handed on at once
 _AT_ONCE = 1  # children: whoever verifies a hundred images has time
-_LOADER = (
-    "import sys; sys.path[:0] = sys.argv.pop(1).split(':');"
-    " from sampan.host.rebuild.child import main; main()"
-)
+_CHILD, _DOES = "sampan.host.rebuild.child", "reads a layer"
 _UNKNOWN = "it was unpacked without a recipe, by an earlier version; pull the image anew to have one"
 
 
@@ -39,11 +36,6 @@ class _Found(msgspec.Struct):
     differences: tuple[str, ...] = ()
     count: int = 0
     partly: str = ""
-
-
-class _Answer(msgspec.Struct):
-    ok: _Found | None = None
-    error: tuple[str, str] | None = None
 
 
 class LayerTars:
@@ -79,12 +71,12 @@ class LayerTars:
         try:
             with opened(self._layers.root) as store:
                 arguments = ["tar", place.name, "upper" if chain[1:] else "base"]
-                async with spawn(_argv(arguments), fds=[store, write]) as child:
+                async with spawn(argv(_CHILD, arguments), fds=[store, write]) as child:
                     os.close(write)
                     write = -1
                     async for piece in _pieces(read):
                         yield piece
-                    await _answer(child)
+                    answer(await child.finished(), Answer[_Found], _DOES)
         finally:
             os.close(read)
             if write >= 0:
@@ -108,9 +100,9 @@ class LayerTars:
         arguments = ["verify", place.name, "upper" if lowers else "base", record.diff_id, ":".join(lowers)]
         async with self._children:
             with opened(self._layers.root) as store:
-                async with spawn(_argv(arguments), fds=[store]) as child:
+                async with spawn(argv(_CHILD, arguments), fds=[store]) as child:
                     try:
-                        found = await _answer(child)
+                        found = answer(await child.finished(), Answer[_Found], _DOES)
                     except (errors.Invalid, errors.Lost) as error:
                         return Verdict(chain[-1], (str(error),))
         more = found.count - len(found.differences)
@@ -138,8 +130,8 @@ def _described(place: Path) -> LayerTar:
 def _kept(place: Path, blob: Path) -> LayerTar:
     record = _record(place)
     with blob.open("rb") as file:
-        head = file.read(4)
-    compression = "+gzip" if head[:2] == b"\x1f\x8b" else "+zstd" if head == b"\x28\xb5\x2f\xfd" else ""
+        found = sniff(file.read(MAGIC), "none")
+    compression = "" if found == "none" else f"+{found}"
     return LayerTar(record.blob_digest, record.blob_size, compression)
 
 
@@ -154,27 +146,6 @@ async def _blob(path: Path) -> AsyncGenerator[bytes, None]:
 
 def _record(place: Path) -> Record:
     return msgspec.json.decode((place / RECORD).read_bytes(), type=Record)
-
-
-def _argv(arguments: Sequence[str]) -> list[str]:
-    return [sys.executable, "-I", "-S", "-c", _LOADER, search_path(), *arguments]
-
-
-async def _answer(child: Child) -> _Found:
-    finished = await child.finished()
-    try:
-        answer = msgspec.json.decode(finished.stdout, type=_Answer)
-    except msgspec.DecodeError:
-        raise errors.Lost(f"the process that reads a layer died ({_ending(finished)})") from None
-    if answer.ok is not None:
-        return answer.ok
-    kind, message = answer.error or ("Lost", "the process that reads a layer gave no answer")
-    raise {"Invalid": errors.Invalid, "Exhausted": errors.Exhausted}.get(kind, errors.Lost)(message)
-
-
-def _ending(finished: Finished) -> str:
-    words = finished.stderr[-500:].decode(errors="replace").strip() or "it said nothing"
-    return f"signal {-finished.code}: {words}" if finished.code < 0 else f"exit code {finished.code}: {words}"
 
 
 async def _pieces(fd: int) -> AsyncGenerator[bytes, None]:
