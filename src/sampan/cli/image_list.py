@@ -1,15 +1,11 @@
-"""`sampan images`: lists images, and leads to what can be done with all of them (`sampan images verify`).
-
-A sub-command's module is imported only when the sub-command is used.
-"""
-
-from importlib import import_module
+"""`sampan images`: lists images, and leads to what can be done with all of them (`sampan images verify`)."""
 
 import click
 
 from sampan.api import cri_pb2 as cri
 from sampan.cli import json_text, tables
 from sampan.cli.invocation import Invocation, json_option
+from sampan.cli.lazy import LazyGroup
 
 # Sub-command → module, the command in it, and the line that describes it in `sampan images --help`.
 SUBCOMMANDS: dict[str, tuple[str, str, str]] = {
@@ -17,23 +13,8 @@ SUBCOMMANDS: dict[str, tuple[str, str, str]] = {
 }
 
 
-class _Subcommands(click.Group):
-    """Imports a sub-command when it is used; lists all without importing any."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(SUBCOMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in SUBCOMMANDS:
-            return None
-        module, name, _ = SUBCOMMANDS[cmd_name]
-        command: click.Command = getattr(import_module(f"sampan.cli.{module}"), name)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        if SUBCOMMANDS:
-            with formatter.section("Commands"):
-                formatter.write_dl([(name, line) for name, (_, _, line) in SUBCOMMANDS.items()])
+class _Subcommands(LazyGroup):
+    table = SUBCOMMANDS
 
 
 @click.group("images", cls=_Subcommands, invoke_without_command=True, subcommand_metavar="[COMMAND]...")

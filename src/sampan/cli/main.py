@@ -7,12 +7,12 @@ A command's module is imported only when the command is used, so that help and c
 
 import sys
 from collections.abc import Sequence
-from importlib import import_module
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 
 from sampan.cli.invocation import DEFAULT_ENDPOINT, Invocation, Seconds, json_option
+from sampan.cli.lazy import LazyGroup
 from sampan.model.errors import SampanError
 
 # Command → module and the line that describes it in `sampan --help`.
@@ -39,22 +39,8 @@ COMMANDS = {
 }
 
 
-class _Commands(click.Group):
-    """Imports a command when it is used; lists all without importing any."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        module = import_module(f"sampan.cli.{COMMANDS[cmd_name][0]}")
-        command: click.Command = getattr(module, f"{cmd_name}_command")
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+class _Commands(LazyGroup):
+    table: ClassVar = {name: (module, f"{name}_command", line) for name, (module, line) in COMMANDS.items()}
 
 
 @click.group(
