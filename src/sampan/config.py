@@ -202,12 +202,30 @@ class Runtime:
 class Streaming:
     address: str = key(
         "127.0.0.1",
-        settings.loopback,
-        "Where exec, attach and port-forward sessions are served: loopback only.",
+        settings.ip_address,
+        "Where exec, attach and port-forward sessions are served: an IP address of this machine. Any but a loopback\n"
+        "address needs the three tls keys: whoever can connect and knows a session's token has the session.",
     )
     port: int = key(0, settings.number(0, 65535), "0 takes a free port at each start.")
     idle_timeout: float = key(
         "4h", settings.duration, 'A session without traffic for this long is closed; "0" never.'
+    )
+    tls_cert: str = key(
+        "",
+        settings.optional_path,
+        "A PEM file with the certificate to serve sessions with TLS, and those above it. Read anew when it changes.",
+    )
+    tls_key: str = key("", settings.optional_path, "A PEM file with the key of tls_cert.")
+    tls_client_ca: str = key(
+        "",
+        settings.optional_path,
+        "A PEM file with the authorities that a client's certificate must come from. Clients need none if empty.",
+    )
+    end_exec_with_client: bool = key(
+        True,
+        settings.flag,
+        "End a command, and all that it started, when the client of its exec session goes away. false lets it run\n"
+        "on without input.",
     )
 
 
@@ -248,7 +266,7 @@ class Config:
     images: Images = section(Images, "What becomes of images.")
     cni: Cni = section(Cni, "The pod network.")
     runtime: Runtime = section(Runtime, "What runs containers.")
-    streaming: Streaming = section(Streaming, "Sessions: exec, attach, port-forward. Not in this version.")
+    streaming: Streaming = section(Streaming, "Sessions: exec, attach, port-forward.")
     nri: Nri = section(Nri, "Node Resource Interface. Not in this version.")
     metrics: Metrics = section(Metrics, "Metrics for Prometheus. Not in this version.")
 
@@ -353,7 +371,7 @@ def _shared_roots(config: Config) -> list[str]:
     return problems
 
 
-NOT_YET = ("streaming", "nri", "metrics")
+NOT_YET = ("nri", "metrics")
 
 
 def without_effect(config: Config) -> list[str]:

@@ -196,18 +196,13 @@ def socket(value: object) -> str:
     return given
 
 
-def loopback(value: object) -> str:
+def ip_address(value: object) -> str:
     given = text(value)
-    if not _is_loopback(given):
-        raise ValueError("must be a loopback IP address, 127.0.0.1 or ::1: exec sessions are not encrypted")
-    return given
-
-
-def _is_loopback(address: str) -> bool:
     try:
-        return ipaddress.ip_address(address).is_loopback
+        ipaddress.ip_address(given)
     except ValueError:
-        return False
+        raise ValueError("must be an IP address, such as 127.0.0.1 or ::1") from None
+    return given
 
 
 def host_port(value: object) -> str:
