@@ -20,6 +20,7 @@ import grpc
 
 from bench.floor import floor
 from bench.pull import Processes, large_pulls, shared_pull, where
+from bench.sessions import sessions
 from bench.work import Bench, Measures, busy
 from scripts.private_daemon import Network, Stubs, private_daemon, processes_of
 from tests import images
@@ -63,6 +64,9 @@ BUDGETS = [
     Budget("CPU of that (whole machine)", "pull_large_cpu", 2.5, "s"),
     Budget("the same by 8 clients at once", "pull_shared", 1.5, "s"),
     Budget("downloads for those 8", "pull_shared_downloads", 1.1, "x"),
+    Budget("exec, stdin to stdout", "exec_throughput", 500, "MiB/s", at_least=True),
+    Budget("port-forward, there and back", "forward_throughput", 500, "MiB/s", at_least=True),
+    Budget("daemon's memory growth by these", "sessions_growth", 32, "MiB"),
 ]
 
 
@@ -143,6 +147,8 @@ def measure(options: argparse.Namespace, measures: Measures) -> None:
         bench.parallel(options.pods * 2)
         if options.density:
             bench.density(options.density)
+        if options.sessions:
+            sessions(bench, options.sessions)
         if large and options.pulls:
             large_pulls(bench, large, options.pulls)
             shared_pull(bench, large)
@@ -183,6 +189,7 @@ def arguments() -> argparse.Namespace:
         "--density", type=int, default=60, help="pods at once for memory and idle CPU; 0: none"
     )
     parser.add_argument("--pulls", type=int, default=3, help="pulls of the large image; 0: none")
+    parser.add_argument("--sessions", type=int, default=3, help="GiB through exec and port-forward; 0: none")
     parser.add_argument("--json", type=Path, help="also write everything measured to this file")
     parser.add_argument("--strict", action="store_true", help="exit code 1 if a budget is exceeded")
     parser.add_argument("--endpoint", help="measure the runtime at this socket instead of a private sampand")
@@ -205,6 +212,8 @@ def main() -> None:
     print(f"many pods: {options.density}; the budgets are for 60")
     print(f"load of others before the run: {noise:.0f} % of a core")
     print("floor of this machine: " + ", ".join(f"{name} {value:.1f} ms" for name, value in machine.items()))
+    if "pipes" in measures.samples:
+        print(f"`cat | cat` of this machine: {measures.p50('pipes'):.0f} MiB/s")
     if options.pulls and not options.endpoint:
         print("\n".join(pull_table(options.pulls)))
     if options.json:

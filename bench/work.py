@@ -115,12 +115,12 @@ class Bench:
             linux=pb.LinuxPodSandboxConfig(cgroup_parent=self.parent, security_context=security),
         )
 
-    def container_config(self) -> pb.ContainerConfig:
+    def container_config(self, command: Sequence[str]) -> pb.ContainerConfig:
         own_pid = pb.NamespaceOption(pid=pb.CONTAINER)
         return pb.ContainerConfig(
             metadata=pb.ContainerMetadata(name="c"),
             image=pb.ImageSpec(image=self.ref, user_specified_image=self.image),
-            command=["sleep", "100000"],
+            command=command,
             log_path="c.log",
             linux=pb.LinuxContainerConfig(
                 resources=pb.LinuxContainerResources(memory_limit_in_bytes=64 << 20, cpu_shares=10),
@@ -128,13 +128,13 @@ class Bench:
             ),
         )
 
-    def up(self) -> tuple[Pod, dict[str, float]]:
+    def up(self, command: Sequence[str] = ("sleep", "100000")) -> tuple[Pod, dict[str, float]]:
         """A pod with a running container, and the times of the three calls."""
         config = self.pod_config()
         asked = pb.RunPodSandboxRequest(config=config)
         pod, run = timed(lambda: self.runtime.RunPodSandbox(asked).pod_sandbox_id)
         wanted = pb.CreateContainerRequest(
-            pod_sandbox_id=pod, config=self.container_config(), sandbox_config=config
+            pod_sandbox_id=pod, config=self.container_config(command), sandbox_config=config
         )
         container, create = timed(lambda: self.runtime.CreateContainer(wanted).container_id)
         begin = pb.StartContainerRequest(container_id=container)

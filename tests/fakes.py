@@ -40,6 +40,7 @@ from sampan.wire.net_dev import Interface
 from sampan.wire.oci_features import Features
 from tests.fake_devices import FakeCdi, FakeIoClasses
 from tests.fake_limits import FakeReadBack, FakeUpdates, Groups
+from tests.fake_streams import FakeAttachments, FakeCommands, FakeDialer
 from tests.fake_volumes import FakeVolumes
 
 ABLE = HandlerStatus(
@@ -84,6 +85,7 @@ class World:
     shown: set[str] = field(default_factory=set)  # containers that images are shown to
     bundles: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     processes: dict[str, Process] = field(default_factory=dict)
+    lost_sessions: dict[str, int] = field(default_factory=dict)  # by container: commands of a daemon that died
     logs: set[Path] = field(default_factory=set)
     files: dict[str, bytes] = field(default_factory=dict)
     sources: dict[str, Source] = field(default_factory=dict)
@@ -200,6 +202,10 @@ class FakeOci(FakeUpdates):
     ) -> ExecResult:
         await self._world.did("oci.exec_sync")
         return ExecResult(0, " ".join(process["args"]).encode(), b"")
+
+    async def end_sessions(self, handler: Handler, id: str) -> int:
+        await self._world.did("oci.end_sessions")
+        return self._world.lost_sessions.pop(id, 0)
 
     async def reopen_log(self, id: str, log: Path) -> None:
         await self._world.did("oci.reopen_log")
@@ -452,6 +458,9 @@ def machine(world: World) -> Machine:
         handlers=FakeHandlers(world),
         cdi=FakeCdi(),
         io_classes=FakeIoClasses(),
+        commands=FakeCommands(),
+        attachments=FakeAttachments(),
+        dialer=FakeDialer(),
         host=world.host,
         node="node-1",
     )

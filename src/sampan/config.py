@@ -17,8 +17,9 @@ from sampan.model.errors import Invalid
 from sampan.model.handler import Handler as Handler
 from sampan.model.handler import Handlers
 from sampan.model.paths import Paths as Paths
-from sampan.wire import settings
+from sampan.wire import settings, streaming_settings
 from sampan.wire.settings import key, section, tables
+from sampan.wire.streaming_settings import Streaming as Streaming
 
 DEFAULT_FILE = Path("/etc/sampan/config.toml")
 
@@ -199,37 +200,6 @@ class Runtime:
 
 
 @dataclass(frozen=True, slots=True)
-class Streaming:
-    address: str = key(
-        "127.0.0.1",
-        settings.ip_address,
-        "Where exec, attach and port-forward sessions are served: an IP address of this machine. Any but a loopback\n"
-        "address needs the three tls keys: whoever can connect and knows a session's token has the session.",
-    )
-    port: int = key(0, settings.number(0, 65535), "0 takes a free port at each start.")
-    idle_timeout: float = key(
-        "4h", settings.duration, 'A session without traffic for this long is closed; "0" never.'
-    )
-    tls_cert: str = key(
-        "",
-        settings.optional_path,
-        "A PEM file with the certificate to serve sessions with TLS, and those above it. Read anew when it changes.",
-    )
-    tls_key: str = key("", settings.optional_path, "A PEM file with the key of tls_cert.")
-    tls_client_ca: str = key(
-        "",
-        settings.optional_path,
-        "A PEM file with the authorities that a client's certificate must come from. Clients need none if empty.",
-    )
-    end_exec_with_client: bool = key(
-        True,
-        settings.flag,
-        "End a command, and all that it started, when the client of its exec session goes away. false lets it run\n"
-        "on without input.",
-    )
-
-
-@dataclass(frozen=True, slots=True)
 class Nri:
     enable: bool = key(True, settings.flag, "Let NRI plugins on the socket below adjust pods and containers.")
     socket: Path = key("/var/run/nri/nri.sock", settings.path, "Where NRI plugins connect.")
@@ -351,7 +321,7 @@ def _checked(source: str, table: dict[str, object]) -> Config:
     if runtime.default_handler not in runtime.handlers:
         given, there = settings.shown(runtime.default_handler), ", ".join(runtime.handlers)
         problems.append(f"runtime.default_handler = {given}: no such handler; there is {there}")
-    problems += _shared_roots(config)
+    problems += _shared_roots(config) + streaming_settings.problems(config.streaming)
     if problems:
         raise ConfigInvalid(source, problems)
     return config

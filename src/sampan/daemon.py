@@ -26,12 +26,14 @@ from sampan.host.cni.network import CniNetwork
 from sampan.host.device.cdi import CdiDirectories
 from sampan.host.device.io_classes import HostIoClasses
 from sampan.host.notify import notify
+from sampan.host.oci.attach import ConmonAttachments
 from sampan.host.oci.bundles import HostBundles
 from sampan.host.oci.handlers import HostHandlers
 from sampan.host.oci.runtime import OciConmon
 from sampan.host.registry.client import RegistryClient
 from sampan.host.registry.download import Effort
 from sampan.host.sandbox import userns_probe
+from sampan.host.sandbox.dial import PodDialer
 from sampan.host.sandbox.sandboxes import PinnedSandboxes
 from sampan.host.sources import HostFacts
 from sampan.host.storage.archive import Archives
@@ -56,12 +58,16 @@ from sampan.runtime.recovery import Recovery
 from sampan.runtime.state import KINDS, State
 from sampan.runtime.stats import Stats
 from sampan.runtime.stops import Stops
+from sampan.runtime.streaming import Streaming
 from sampan.runtime.trust import Trust
 from sampan.server.image_admin import ImageAdmin
 from sampan.server.image_service import Disk, ImageService
 from sampan.server.interceptor import Interceptor
 from sampan.server.logs import setup
 from sampan.server.runtime_service import RuntimeService
+from sampan.server.streaming.listener import Listener
+from sampan.server.streaming.sessions import Sessions
+from sampan.server.streaming.tokens import Tokens
 from sampan.server.use_cases import UseCases
 from sampan.store.database import Database
 from sampan.store.records import Journal
@@ -81,6 +87,7 @@ class Daemon:
     images: Images
     tars: LayerTars
     recovery: Recovery
+    attachments: ConmonAttachments
     close: tuple[Callable[[], Awaitable[None]], ...]  # in this order, at the end
 
 
@@ -101,12 +108,14 @@ async def build(config: Config) -> Daemon:
     handlers = HostHandlers(
         config.handlers, config.runtime.default_handler, (config.paths.state, config.paths.root)
     )
-    machine = await _machine(config, rootfs, HostVolumes(config.paths, layers), network, handlers)
+    attachments = ConmonAttachments(config.paths)
+    volumes = HostVolumes(config.paths, layers)
+    machine = await _machine(config, rootfs, volumes, network, handlers, attachments)
     images = Images(state, layers, _supply(config, machine), tasks)
     cases, recovery = _use_cases(config, state, machine, images, tasks, database.opened.reason)
     tasks.start("stats collector", cases.stats.collect())
     close = (tasks.stop, handlers.close, network.close, rootfs.close, layers.close, database.close)
-    return Daemon(cases, images, LayerTars(layers), recovery, close)
+    return Daemon(cases, images, LayerTars(layers), recovery, attachments, close)
 
 
 async def _state(database: Database) -> State:
@@ -134,13 +143,20 @@ def _use_cases(
     stops = Stops(config, state, machine, exits)
     containers = Containers(Parts(config, state, machine, images, exits, stops, init, tasks))
     pods = Pods(config, state, machine, containers, init, tasks)
+    exec = Exec(config, state, machine, tasks)
+    streaming = Streaming(config, state, machine, exec)
+    outlive = not config.streaming.end_exec_with_client
+    sessions = Sessions(streaming, machine.dialer, keep_input=outlive)
     cases = UseCases(
         config=config,
         state=state,
         machine=machine,
         pods=pods,
         containers=containers,
-        exec=Exec(config, state, machine, tasks),
+        exec=exec,
+        streaming=streaming,
+        sessions=sessions,
+        listener=Listener(config.streaming, Tokens(), sessions.serve),
         resources=Resources(config, state, machine, containers.locks),
         stats=Stats(state, machine),
         events=Events(state),
@@ -173,6 +189,7 @@ async def _machine(
     volumes: HostVolumes,
     network: CniNetwork,
     handlers: HostHandlers,
+    attachments: ConmonAttachments,
 ) -> Machine:
     groups = await cgroups.detect(config.cgroup.driver)
     await handlers.open()
@@ -201,6 +218,9 @@ async def _machine(
             ignore_rdt=config.cgroup.ignore_rdt_not_enabled,
         ),
         handlers=handlers,
+        commands=None,  # type: ignore[arg-type]
+        attachments=attachments,
+        dialer=PodDialer(),
         host=host,
         node=os.uname().nodename,
         pod_init=init.path,
@@ -246,6 +266,7 @@ async def run(config: Config) -> None:
     for name in configuration.without_effect(config):
         log.warning("%s is set in the configuration, and this version does nothing about it", name)
     daemon = await build(config)
+    await daemon.cases.listener.open()
     await daemon.images.trust.complain()
     await daemon.images.start()
     await daemon.recovery.run()
@@ -260,6 +281,8 @@ async def run(config: Config) -> None:
     notify("STOPPING=1")
     log.info("ending: waiting up to %d s for the calls in flight; containers go on", STOP_SECONDS)
     daemon.cases.events.close()  # these streams would end by themselves never
+    await daemon.cases.listener.close()  # nor would sessions
+    daemon.attachments.close()
     await interceptor.stop(server, STOP_SECONDS)
     await _settle(daemon)
     for close in daemon.close:

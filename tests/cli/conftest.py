@@ -8,6 +8,7 @@ import pytest
 
 from sampan.cli.main import main
 from tests.cli.fake_daemon import FakeDaemon, Served
+from tests.cli.fake_sessions import FakeSessions
 
 
 @dataclass
@@ -32,6 +33,15 @@ def served(short_tmp: Path) -> Iterator[Served]:
 @pytest.fixture
 def daemon(served: Served) -> FakeDaemon:
     return served.daemon
+
+
+@pytest.fixture
+def sessions(daemon: FakeDaemon) -> Iterator[FakeSessions]:
+    """What serves the daemon's sessions."""
+    it = daemon.sessions = FakeSessions()
+    yield it
+    it.stop()
+    assert it.failures == []
 
 
 @pytest.fixture

@@ -18,6 +18,8 @@ from sampan.api import sampan_pb2 as own
 from sampan.api import sampan_pb2_grpc as own_rpc
 from sampan.cli.naming import RUN_LABEL
 from sampan.wire import crilog
+from sampan.wire.remotecommand.channels import Wanted
+from tests.cli.fake_sessions import FakeSessions
 
 Context = grpc.ServicerContext
 IMAGE_ID = "sha256:" + "ab" * 32
@@ -54,6 +56,8 @@ class FakeDaemon(rpc.RuntimeServiceServicer, rpc.ImageServiceServicer):
         self.stubborn = False  # only a stop without grace ends its containers
         self.fails: dict[str, tuple[grpc.StatusCode, str]] = {}
         self.sleeps: dict[str, threading.Event] = {}
+        self.sessions: FakeSessions | None = None  # without: a daemon that serves none
+        self.channels: dict[str, dict[str, bool]] = {}  # what a container's config says of its tty and stdin
         self.exec: Callable[[list[str]], tuple[int, bytes, bytes]] = lambda cmd: (
             0,
             " ".join(cmd).encode(),
@@ -243,11 +247,10 @@ class FakeDaemon(rpc.RuntimeServiceServicer, rpc.ImageServiceServicer):
         self, request: cri.ContainerStatusRequest, context: Context
     ) -> cri.ContainerStatusResponse:
         self._heard(request, context)
-        info = (
-            {"info": json.dumps({"pid": 42, "runtimeSpec": {"ociVersion": "1.0.2"}})}
-            if request.verbose
-            else {}
-        )
+        known: dict[str, object] = {"pid": 42, "runtimeSpec": {"ociVersion": "1.0.2"}}
+        if request.container_id in self.channels:
+            known["config"] = self.channels[request.container_id]
+        info = {"info": json.dumps(known)} if request.verbose else {}
         return cri.ContainerStatusResponse(status=self.statuses[request.container_id], info=info)
 
     def PodSandboxStatus(
@@ -268,6 +271,29 @@ class FakeDaemon(rpc.RuntimeServiceServicer, rpc.ImageServiceServicer):
         self._heard(request, context)
         code, out, err = self.exec(list(request.cmd))
         return cri.ExecSyncResponse(exit_code=code, stdout=out, stderr=err)
+
+    def Exec(self, request: cri.ExecRequest, context: Context) -> cri.ExecResponse:
+        return cri.ExecResponse(url=self._session("exec", request, context))
+
+    def Attach(self, request: cri.AttachRequest, context: Context) -> cri.AttachResponse:
+        return cri.AttachResponse(url=self._session("attach", request, context))
+
+    def PortForward(self, request: cri.PortForwardRequest, context: Context) -> cri.PortForwardResponse:
+        return cri.PortForwardResponse(url=self._session("portforward", request, context))
+
+    def _session(
+        self,
+        kind: str,
+        request: cri.ExecRequest | cri.AttachRequest | cri.PortForwardRequest,
+        context: Context,
+    ) -> str:
+        if self.sessions is None:
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{kind} is not implemented")
+            raise AssertionError
+        self._heard(request, context)
+        if not isinstance(request, cri.PortForwardRequest):
+            self.sessions.wanted = Wanted(request.stdin, request.stdout, request.stderr, request.tty)
+        return self.sessions.url(kind)
 
     def ListContainerStats(
         self, request: cri.ListContainerStatsRequest, context: Context

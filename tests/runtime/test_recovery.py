@@ -195,3 +195,28 @@ async def test_a_pod_init_that_was_never_recorded_is_made_anew() -> None:
     await again.recovery.run()
     assert await again.containers.create(pod, container_config("other", pid=cri.POD))
     create.cancel()
+
+
+async def test_sessions_of_the_daemon_before_are_ended_and_nobody_waits_for_it() -> None:
+    system = wire()
+    pod = await system.pod()
+    running, ended = await system.started(pod, "a"), await system.started(pod, "b")
+    await system.tasks.stop()
+    system.world.end(ended, 0)
+    system.world.lost_sessions = {running: 2}
+    slow = system.world.hang("oci.end_sessions")
+    again = await restarted(system)
+    assert again.state.containers[running].state is ContainerState.RUNNING
+    slow.set()
+    await settled(again)
+    assert system.world.lost_sessions == {}
+
+
+async def test_sessions_that_cannot_be_ended_stop_nothing() -> None:
+    system = wire()
+    pod = await system.pod()
+    running = await system.started(pod, "a")
+    system.world.fail("oci.end_sessions")
+    again = await restarted(system)
+    await settled(again)
+    assert again.state.containers[running].state is ContainerState.RUNNING

@@ -6,7 +6,7 @@ import pytest
 
 from sampan.model.errors import Invalid
 from sampan.wire import conmon
-from sampan.wire.conmon import Command, argv, created, exit_code, log_path, resize
+from sampan.wire.conmon import Command, argv, created, exit_code, input_of, log_path, window
 
 COMMAND = Command(
     conmon="conmon",
@@ -110,5 +110,24 @@ def test_only_a_believable_exit_code_is_one(text: bytes, code: int | None) -> No
 
 
 def test_control_lines() -> None:
-    assert resize(24, 80) == b"1 24 80\n"
+    assert window(80, 24) == b"24 80\n"
+    assert window(65535, 70000) == b"1000 1000\n"
     assert conmon.REOPEN == b"2 0 0\n"
+
+
+@pytest.mark.parametrize(
+    ("changes", "taken", "once"),
+    [
+        ({}, False, False),
+        ({"stdin_once": True}, False, False),
+        ({"terminal": True}, False, False),
+        ({"stdin": True}, True, False),
+        ({"stdin": True, "stdin_once": True}, True, True),
+        ({"stdin": True, "stdin_once": True, "terminal": True}, True, False),
+    ],
+)
+def test_what_becomes_of_input_is_known_by_the_command_line(
+    changes: dict[str, object], taken: bool, once: bool
+) -> None:
+    words = [word.encode() for word in options(**changes)]
+    assert input_of(words) == conmon.Input(taken=taken, once=once)

@@ -110,7 +110,7 @@ class Client:
         if code is grpc.StatusCode.INVALID_ARGUMENT:
             return Refused(details)
         if code is grpc.StatusCode.UNKNOWN:
-            return _told(details)
+            return told(details)
         return Failed(details or f"the daemon answered {code.name} and nothing else", FAILED)
 
     # --- what most commands begin with ----------------------------------------------------------------------
@@ -129,7 +129,7 @@ class Client:
         return self.call(self.runtime.ContainerStatus, request).status
 
 
-def _told(details: str) -> Failed:
+def told(details: str) -> Failed:
     """A failure in the words of a tool, or with a first word that is meant for the kubelet."""
     for pattern, exit_code in _NO_PROGRAM:
         if pattern.search(details):

@@ -46,6 +46,21 @@ class Seconds(click.ParamType):  # type: ignore[type-arg]  # not generic in olde
             return self.fail(f"{text!r} {error}", param, ctx)
 
 
+class Parsed(click.ParamType):  # type: ignore[type-arg]  # not generic in older clicks
+    """A value that a function makes of the text, or refuses with ValueError."""
+
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401 - click's
+        try:
+            # A default comes as text, what was parsed already as it is.
+            return self._parse(value) if isinstance(value, str) else value
+        except ValueError as error:
+            return self.fail(f"{value!r} {error}", param, ctx)
+
+
 @dataclass
 class Invocation:
     """One use of the command line."""

@@ -22,6 +22,8 @@ COMMANDS = {
     "pods": ("listing", "List pods."),
     "logs": ("logs", "Show what a container wrote."),
     "exec": ("exec", "Run a command in a running container."),
+    "attach": ("attach", "Attach to the output of a running container, and to its input."),
+    "port-forward": ("port_forward", "Forward local ports to ports of a pod."),
     "stop": ("lifecycle", "Stop containers or pods."),
     "rm": ("lifecycle", "Remove containers or pods."),
     "pull": ("images", "Download images."),
@@ -40,7 +42,9 @@ COMMANDS = {
 
 
 class _Commands(LazyGroup):
-    table: ClassVar = {name: (module, f"{name}_command", line) for name, (module, line) in COMMANDS.items()}
+    table: ClassVar = {
+        name: (module, f"{name.replace('-', '_')}_command", line) for name, (module, line) in COMMANDS.items()
+    }
 
 
 @click.group(

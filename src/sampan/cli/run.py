@@ -4,7 +4,6 @@ import os
 import secrets
 import signal
 import uuid
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -17,25 +16,11 @@ from sampan.cli import arguments, run_config
 from sampan.cli.client import Client
 from sampan.cli.exec import NOT_AVAILABLE
 from sampan.cli.images import named_image, pull
-from sampan.cli.invocation import Failed, Invocation
+from sampan.cli.invocation import Failed, Invocation, Parsed
 from sampan.cli.lifecycle import GRACE, log_directory, remove_thing
 from sampan.cli.logs import follow_log, write
 from sampan.cli.run_config import Wish
 from sampan.cli.tables import printable, short
-
-
-class Parsed(click.ParamType):  # type: ignore[type-arg]  # not generic in older clicks
-    """A value that a function of `arguments` makes of the text, or refuses with ValueError."""
-
-    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
-        self.name = name
-        self._parse = parse
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401 - click's
-        try:
-            return self._parse(value)
-        except ValueError as error:
-            return self.fail(f"{value!r} {error}", param, ctx)
 
 
 def _variable(text: str) -> cri.KeyValue:

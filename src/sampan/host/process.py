@@ -11,11 +11,12 @@ import fcntl
 import io
 import os
 import signal
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 
+from sampan.host.descriptors import Writer
 from sampan.host.syscalls import close_on_exec_from, new_session_keyring, posix_spawn
 from sampan.model.errors import ToolFailed
 from sampan.tasks import finish
@@ -92,41 +93,8 @@ class _Output:
         return self._kept.getvalue()
 
 
-class _Input:
-    """The pipe to a child's stdin, with back-pressure."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._loop = asyncio.get_running_loop()
-        os.set_blocking(fd, False)
-
-    async def write(self, data: bytes | bytearray | memoryview) -> None:
-        rest = memoryview(data)
-        while len(rest):
-            if self._fd < 0:
-                raise BrokenPipeError("the child's stdin is closed")
-            try:
-                rest = rest[os.write(self._fd, rest) :]
-            except BlockingIOError:
-                await self._writable()
-
-    async def _writable(self) -> None:
-        ready: asyncio.Future[None] = self._loop.create_future()
-        self._loop.add_writer(self._fd, _settle, ready)
-        try:
-            await ready
-        finally:
-            self._loop.remove_writer(self._fd)
-
-    def close(self) -> None:
-        if self._fd >= 0:
-            self._loop.remove_writer(self._fd)
-            os.close(self._fd)
-            self._fd = -1
-
-
 class Child:
-    """A running child of ours. Made by `spawn`, which also ends it."""
+    """A running child of ours. Made by `spawn`, which also ends it, or by `start`."""
 
     def __init__(self, argv: Sequence[str], pid: int, pidfd: int) -> None:
         self.argv = tuple(argv)
@@ -134,7 +102,7 @@ class Child:
         self._pidfd = pidfd
         self._loop = asyncio.get_running_loop()
         self._exited: asyncio.Future[int] = self._loop.create_future()
-        self._stdin: _Input | None = None
+        self._stdin: Writer | None = None
         self._outputs: tuple[_Output, ...] = ()
         self._loop.add_reader(self._pidfd, self._reap)
 
@@ -176,6 +144,10 @@ class Child:
         self.close()
         stdout, stderr = (output.take() for output in self._outputs) if self._outputs else (b"", b"")
         return Finished(self.argv, code, stdout, stderr)
+
+    def when_exited(self, do: Callable[[], None]) -> None:
+        """Call `do` once it is gone, soon if it is already."""
+        self._exited.add_done_callback(lambda _: do())
 
     def kill(self) -> None:
         """SIGKILL to the child's process group, unless the child has been reaped."""
@@ -230,15 +202,17 @@ async def spawn(
     stdin: bool = False,
     fds: Sequence[int] = (),
     directory: str = "",
-    limit: int | tuple[Budget, Budget] | None = OUTPUT_LIMIT,
+    limit: int | None = OUTPUT_LIMIT,
 ) -> AsyncIterator[Child]:
     """Start a program and hand it to the block; leaving the block kills its process group if it still runs.
 
     `fds` become its descriptors 3, 4, … in order; `directory` its working directory (default: ours). `limit`
-    caps what is kept of each output, or is a Budget for each; None sends both to /dev/null.
+    caps what is kept of each output; None sends both to /dev/null.
     `env` None is a clean environment with PATH alone. Raises ToolFailed (127) if there is no such program.
     """
-    child = _start(argv, _Environment(env, tuple(fds), directory), stdin, limit)
+    child = _start(
+        argv, _Surroundings(env, tuple(fds), directory), None if stdin else _dev_null(), _outputs(limit)
+    )
     try:
         yield child
     finally:
@@ -246,6 +220,12 @@ async def spawn(
             await finish(child.end())
         else:
             child.close()
+
+
+def start(argv: Sequence[str], *, stdin: int, outputs: Sequence[int | Budget], fds: Sequence[int]) -> Child:
+    """`spawn` without a block: who calls it ends the child, or closes it once it has exited. `stdin` is a descriptor,
+    and so is each of both `outputs`, unless it is to be kept as far as its Budget goes. They stay the caller's."""
+    return _start(argv, _Surroundings(None, tuple(fds), ""), stdin, outputs)
 
 
 async def run(
@@ -267,7 +247,7 @@ async def run(
 
 
 @dataclass(frozen=True, slots=True)
-class _Environment:
+class _Surroundings:
     """What a child finds besides its stdio."""
 
     env: Mapping[str, str] | None
@@ -276,21 +256,20 @@ class _Environment:
 
 
 def _start(
-    argv: Sequence[str],
-    environment: _Environment,
-    stdin: bool,
-    limit: int | tuple[Budget, Budget] | None,
+    argv: Sequence[str], surroundings: _Surroundings, stdin: int | None, outputs: Sequence[int | Budget]
 ) -> Child:
-    """posix_spawn with the pipes asked for, and the parent's ends wired to the loop."""
+    """posix_spawn with the pipes asked for (None, Budget), and the parent's ends wired to the loop."""
     mine: list[int] = []  # our ends of the pipes
     theirs: list[int] = []  # closed here once the child has its copies
     try:
-        duplicates = _stdio(mine, theirs, stdin, limit is not None)
-        for target, fd in enumerate(environment.fds, 3):
+        duplicates = [(_stdin(mine, theirs) if stdin is None else stdin, 0)]
+        for target, output in enumerate(outputs, 1):
+            duplicates.append((output if isinstance(output, int) else _output(mine, theirs), target))
+        for target, fd in enumerate(surroundings.fds, 3):
             # a copy out of the way first: a plain dup2 could overwrite a descriptor still to be passed
             theirs.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64))
             duplicates.append((theirs[-1], target))
-        child = Child(argv, *_posix_spawn(argv, environment, duplicates))
+        child = Child(argv, *_posix_spawn(argv, surroundings, duplicates))
     except BaseException:
         for fd in mine:
             os.close(fd)
@@ -298,37 +277,40 @@ def _start(
     finally:
         for fd in theirs:
             os.close(fd)
-    if stdin:
-        child._stdin = _Input(mine.pop(0))
-    if limit is not None:
-        budgets = (Budget(limit), Budget(limit)) if isinstance(limit, int) else limit
-        child._outputs = tuple(_Output(fd, budget) for fd, budget in zip(mine, budgets, strict=True))
+    if stdin is None:
+        child._stdin = Writer(mine.pop(0))
+    budgets = [output for output in outputs if isinstance(output, Budget)]
+    child._outputs = tuple(_Output(fd, budget) for fd, budget in zip(mine, budgets, strict=True))
     return child
 
 
-def _stdio(mine: list[int], theirs: list[int], stdin: bool, output: bool) -> list[tuple[int, int]]:
-    sources = [_dev_null()] * 3
-    if stdin:
-        sources[0], end = os.pipe()
-        mine.append(end)
-        theirs.append(sources[0])
-    if output:
-        for target in (1, 2):
-            end, sources[target] = os.pipe()
-            mine.append(end)
-            theirs.append(sources[target])
-    return [(source, target) for target, source in enumerate(sources)]
+def _outputs(limit: int | None) -> tuple[int | Budget, int | Budget]:
+    return (_dev_null(), _dev_null()) if limit is None else (Budget(limit), Budget(limit))
+
+
+def _stdin(mine: list[int], theirs: list[int]) -> int:
+    read, write = os.pipe()
+    mine.append(write)
+    theirs.append(read)
+    return read
+
+
+def _output(mine: list[int], theirs: list[int]) -> int:
+    read, write = os.pipe()
+    mine.append(read)
+    theirs.append(write)
+    return write
 
 
 def _posix_spawn(
-    argv: Sequence[str], environment: _Environment, duplicates: list[tuple[int, int]]
+    argv: Sequence[str], surroundings: _Surroundings, duplicates: list[tuple[int, int]]
 ) -> tuple[int, int]:
     """The child's pid and a pidfd of it."""
-    env = {"PATH": os.environ.get("PATH", _PATH)} if environment.env is None else environment.env
+    env = {"PATH": os.environ.get("PATH", _PATH)} if surroundings.env is None else surroundings.env
     close_on_exec_from(3)  # Python opens everything so; what a library or our own parent left open may not be
     _renew_keyring()
     try:
-        pid = posix_spawn(argv, env, duplicates, environment.directory)
+        pid = posix_spawn(argv, env, duplicates, surroundings.directory)
     except OSError as error:
         reason = f"{error.strerror}: is {argv[0]} installed and executable?"
         raise ToolFailed(argv, 127, reason) from error

@@ -274,6 +274,12 @@ class Containers:
         if await self._machine.oci.running(self._config.handlers[container.handler], container.id):
             await self._state.update_container(container.id, lambda now_: transitions.started(now_, now()))
 
+    async def end_sessions(self, container: Container) -> None:
+        """At boot: what ran in it for clients of the daemon before this one, which have lost it, is killed."""
+        ended = await self._machine.oci.end_sessions(self._config.handlers[container.handler], container.id)
+        if ended:
+            log.info("container %s: ended %d commands of clients that lost them", container.id, ended)
+
     async def settle(self) -> None:
         """Wait for the operations in flight (orderly stop of the daemon)."""
         await self._joined.settle()

@@ -29,15 +29,20 @@ class Exec:
         Raises NotFound, WrongState (not running), Invalid (no command), TimeoutError after killing it."""
         container = ids.resolve("container", self._state.containers, id)
         transitions.require(container, "exec in", ContainerState.RUNNING)
-        self._tasks.start("expect a move", self._machine.cgroups.expect_move())
-        process = await self._process(container.id, command)
+        self.expect_move()
+        process = await self.process(container.id, command, tty=False)
         await step("container.exec", container.id)
         handler = self._config.handlers[container.handler]
         return await self._machine.oci.exec_sync(handler, container.id, process, max(seconds, 0))
 
-    async def _process(self, id: str, command: Sequence[str]) -> dict[str, Any]:
-        """The container's own process object (OCI runtime-spec, config.md#process) with another command."""
+    def expect_move(self) -> None:
+        """A process of ours will be moved into a container's group: let the kernel get ready for it, meanwhile."""
+        self._tasks.start("expect a move", self._machine.cgroups.expect_move())
+
+    async def process(self, id: str, command: Sequence[str], *, tty: bool) -> dict[str, Any]:
+        """The container's own process object (OCI runtime-spec, config.md#process) with another command. Raises Invalid
+        for one that cannot be run, Lost."""
         spec = await self._machine.bundles.read(id)
         if spec is None:
             raise Lost(f"the bundle of container {id} is gone; it cannot be exec'ed into")
-        return for_exec(spec["process"], command, tty=False)
+        return for_exec(spec["process"], command, tty=tty)

@@ -7,6 +7,7 @@ from sampan.runtime.device_ports import CdiRegistry, IoClasses
 from sampan.runtime.handler_ports import Handlers
 from sampan.runtime.image_ports import Rootfs, Volumes
 from sampan.runtime.ports import Bundles, Cgroups, Facts, Network, Oci, Sandboxes
+from sampan.runtime.stream_ports import Attachments, Commands, Dialer
 from sampan.spec.facts import Host
 
 _CRUN_KEEPS_SUBMOUNTS = (1, 21)  # the first that was seen to; 1.8 was seen to drop them
@@ -27,6 +28,9 @@ class Machine:
     cdi: CdiRegistry
     io_classes: IoClasses
     handlers: Handlers
+    commands: Commands
+    attachments: Attachments
+    dialer: Dialer
     host: Host
     node: str
     pod_init: str = "/usr/bin/catatonit"

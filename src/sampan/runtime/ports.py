@@ -112,6 +112,10 @@ class Oci(Protocol):
         """Run `process` (an OCI process object) to its end. `seconds` 0 waits for ever. TimeoutError after killing
         the process and its descendants. Each stream is capped at 16 MiB and drained beyond."""
 
+    async def end_sessions(self, handler: Handler, id: str) -> int:
+        """Kill the commands that a daemon which died was running in it for clients, with all that they started; how
+        many. What outlived its command, or was to outlive its client, is left alone."""
+
     async def reopen_log(self, id: str, log: Path) -> None:
         """Make the monitor open its log anew; returns when the new file exists."""
 

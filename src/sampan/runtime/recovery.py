@@ -117,3 +117,5 @@ class Recovery:
                 await self._containers.adopt_started(container)
         finally:
             self._exits.watch(container)
+        # new commands are told from lost ones, so nobody has to wait for this
+        self._tasks.start(f"end sessions in {container.id}", self._containers.end_sessions(container))

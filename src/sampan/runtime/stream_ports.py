@@ -35,16 +35,21 @@ class Running(Protocol):
     """A command that runs for a client, or a container that a client is attached to. What was not asked for is None;
     with a terminal `stderr` always is."""
 
-    stdin: Sink | None
-    stdout: Source | None
-    stderr: Source | None
+    @property
+    def stdin(self) -> Sink | None: ...
+
+    @property
+    def stdout(self) -> Source | None: ...
+
+    @property
+    def stderr(self) -> Source | None: ...
 
     async def resize(self, width: int, height: int) -> None:
         """The size of its terminal, in characters. Nothing happens without a terminal, or for a size of 0."""
 
     async def exited(self) -> int:
-        """Wait for the end; the exit code, 128 + n for one that signal n ended. For an attach: until the container has
-        ended or its monitor is gone, always 0. Output may still be on its way."""
+        """Wait for the end; the exit code, 128 + n for one that signal n ended. For an attach: until the session
+        is over (see `attach`), always 0. Output may still be on its way."""
 
 
 class Commands(Protocol):
@@ -65,8 +70,14 @@ class Attachments(Protocol):
     """Clients beside running containers."""
 
     def attach(self, id: str, wanted: Wanted) -> AbstractAsyncContextManager[Running]:
-        """The container's output from now on, and its input. NotFound if nothing watches it any more. A client that does
-        not read never holds up the container for long. Leaving the block detaches; the container goes on."""
+        """The container's output from now on, and its input. NotFound if nothing watches it any more. Leaving the block
+        detaches; the container goes on.
+
+        It is over when the container has ended, its monitor is gone, or the client has ended its input (`stdin.end`)
+        and the container's goes on, which it does unless it was made with stdin_once and without a terminal; then
+        stdin ends for good with the first client that ends its input or leaves. Where there is no stdin or no more of
+        it, `write` raises BrokenPipeError and the session goes on. A client that does not read never holds up the
+        container for long: then `exited` raises Exhausted, and who waits to send to that client is to give up."""
 
 
 class Dialer(Protocol):
@@ -80,8 +91,11 @@ class Dialer(Protocol):
 class Connection(Protocol):
     """A TCP connection to a port of a pod."""
 
-    source: Source
-    sink: Sink
+    @property
+    def source(self) -> Source: ...
+
+    @property
+    def sink(self) -> Sink: ...
 
     async def close(self) -> None:
         """Give it up; what has been written still arrives. Idempotent."""

@@ -8,8 +8,11 @@ from sampan.server.container_rpcs import ContainerRpcs
 from sampan.server.event_rpcs import EventRpcs
 from sampan.server.node_rpcs import NodeRpcs
 from sampan.server.pod_rpcs import PodRpcs
+from sampan.server.session_rpcs import SessionRpcs
 from sampan.server.stream_rpcs import StreamRpcs
 
 
-class RuntimeService(PodRpcs, ContainerRpcs, StreamRpcs, NodeRpcs, EventRpcs, rpc.RuntimeServiceServicer):
+class RuntimeService(
+    PodRpcs, ContainerRpcs, SessionRpcs, StreamRpcs, NodeRpcs, EventRpcs, rpc.RuntimeServiceServicer
+):
     """Every method that a part has; the order says whose wins, and no two have the same."""

@@ -16,7 +16,10 @@ from sampan.runtime.machine import Machine
 from sampan.runtime.pods import Pods
 from sampan.runtime.state import State
 from sampan.runtime.stats import Stats
+from sampan.runtime.streaming import Streaming
 from sampan.server.rows import Rows
+from sampan.server.streaming.listener import Listener
+from sampan.server.streaming.sessions import Sessions
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,9 @@ class UseCases:
     pods: Pods
     containers: Containers
     exec: Exec
+    streaming: Streaming
+    sessions: Sessions
+    listener: Listener
     resources: Resources
     stats: Stats
     events: Events

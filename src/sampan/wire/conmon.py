@@ -7,6 +7,7 @@ appear there.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import msgspec
 
 from sampan.model.errors import Invalid
 
+_STDIN, _LEAVE_OPEN = "--stdin", "--leave-stdin-open"
 SYNC_PIPE = "_OCI_SYNCPIPE"
 PID_FILE = "conmon.pid"
 INIT_PID_FILE = "init.pid"
@@ -21,6 +23,9 @@ CONTROL, WINDOW, ATTACH, OOM, EXIT = "ctl", "winsz", "attach", "oom", "exit"
 LEFTOVERS = (PID_FILE, INIT_PID_FILE, CONTROL, WINDOW, ATTACH, OOM, EXIT)  # in the bundle
 REOPEN = b"2 0 0\n"
 ATTACH_STDOUT, ATTACH_STDERR = 2, 3  # the first byte of each attach packet
+ATTACH_OUTPUT = 64 << 10  # bytes that no packet from it exceeds; all versions send 8 KiB and that byte
+ATTACH_INPUT = 32 << 10  # bytes that it takes of a packet; what is more is lost. An empty packet is an end
+_WINDOW_MOST = 1000  # rows, columns; 2.2 ignores what is larger
 
 # crun before August 2025 makes the user of a container in a user namespace the owner of whatever its stdin, stdout and
 # stderr are (containers/crun issue 1845), and conmon gives it the host's /dev/null for those that nobody uses. A shell
@@ -72,9 +77,26 @@ def argv(command: Command) -> list[str]:
         "--log-level", "error",
         "--no-sync-log",
         *(["--terminal"] if command.terminal else []),
-        *(["--stdin"] if command.stdin else []),
-        *(["--leave-stdin-open"] if command.stdin and not command.stdin_once else []),
+        *([_STDIN] if command.stdin else []),
+        *([_LEAVE_OPEN] if command.stdin and (command.terminal or not command.stdin_once) else []),
     ]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """What becomes of what clients send to a container. Without `taken` it has no stdin. With `once` its stdin ends for
+    good as soon as any client shuts down or closes its connection, one that sends nothing as well; else it never
+    ends."""
+
+    taken: bool
+    once: bool
+
+
+def input_of(words: Sequence[bytes]) -> Input:
+    """By the command line of a conmon that runs. A terminal's input is never ended: it could only be cut off, and who
+    attaches again would type into nothing."""
+    taken = _STDIN.encode() in words
+    return Input(taken=taken, once=taken and _LEAVE_OPEN.encode() not in words)
 
 
 def _runtime(command: Command) -> list[str]:
@@ -135,6 +157,9 @@ def exit_code(text: bytes) -> int | None:
     return code if code <= 255 else None
 
 
-def resize(height: int, width: int) -> bytes:
-    """The control line that sets the terminal's size."""
-    return b"1 %d %d\n" % (height, width)
+def window(width: int, height: int) -> bytes:
+    """The line in the WINDOW fifo that sets the terminal's size, in characters.
+
+    CONTROL takes sizes too, but 2.1.6 heeds one line of what it reads at once there: a size could cost the log its
+    opening anew."""
+    return b"%d %d\n" % (min(height, _WINDOW_MOST), min(width, _WINDOW_MOST))

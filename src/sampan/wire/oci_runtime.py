@@ -4,6 +4,7 @@ command line that runc made and crun, youki and runsc follow.
 What crun in particular keeps on disk is `wire.crun`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -79,8 +80,8 @@ class CommandLine:
         """SIGKILL to every process of the container."""
         return [self.program, *self.options(), "kill", "--all", id, "KILL"]
 
-    def exec_process(self, id: str, process: str, log: str) -> list[str]:
+    def exec_process(self, id: str, process: str, log: str, options: Sequence[str] = ()) -> list[str]:
         """Run the OCI process object in the file `process`; the runtime's own words also go to the file `log`, as
         JSON lines."""
         own = [f"--log={log}", "--log-format=json"]
-        return [self.program, *self.options(), *own, "exec", f"--process={process}", id]
+        return [self.program, *self.options(), *own, "exec", *options, f"--process={process}", id]

@@ -80,7 +80,7 @@ class ContainerCgroup:
     def kill(self) -> None:
         """SIGKILL to everything in the group and below, fork bombs included."""
         if self._folders and not self._kill_at_once():
-            with self._frozen():
+            with self.frozen():
                 self._kill_each()
 
     def _kill_at_once(self) -> bool:
@@ -90,7 +90,7 @@ class ContainerCgroup:
         return _written(f"{self._layout.v2}/{self.below}/cgroup.kill", b"1") and self._layout.unified
 
     @contextmanager
-    def _frozen(self) -> Iterator[None]:
+    def frozen(self) -> Iterator[None]:
         """On v1, the group stopped, so that nothing forks while it is killed. The signals act once it is thawed, by
         the descriptor that stopped it: there may be no other left."""
         freezer = self._layout.v1.get("freezer")

@@ -1,4 +1,5 @@
-"""Starting conmon, and the little that can be asked of it afterwards: is it there, open the log anew, leave.
+"""Starting conmon, and the little that can be asked of it afterwards: is it there, open the log anew, a
+terminal's size, leave.
 
 conmon daemonises itself: our child is gone as soon as its own child has been recorded in a pid file. It is
 never put into the pod's cgroup, so a pod's memory limit cannot kill it (CVE-2019-14891); it lowers its own
@@ -7,8 +8,10 @@ oom_score_adj where it may, and resets it for the container.
 
 import asyncio
 import errno
+import fcntl
 import os
 import stat
+import termios
 from contextlib import suppress
 from pathlib import Path
 
@@ -93,6 +96,12 @@ def watching(bundle: Path, id: str) -> ProcessRef | None:
 
     None is certain. OSError: it cannot be told, for want of descriptors or memory.
     """
+    found = command_line(bundle, id)
+    return found and found[0]
+
+
+def command_line(bundle: Path, id: str) -> tuple[ProcessRef, list[bytes]] | None:
+    """`watching`, and what it was started with."""
     try:
         process = find(int(read_small(bundle / conmon.PID_FILE)))
         if process is None:
@@ -101,7 +110,7 @@ def watching(bundle: Path, id: str) -> ProcessRef | None:
     except (FileNotFoundError, ProcessLookupError, ValueError):
         return None
     ours = id.encode() in words and b"--cid" in words
-    return process if ours and find(process.pid) == process else None
+    return (process, words) if ours and find(process.pid) == process else None
 
 
 async def leave(bundle: Path, id: str) -> None:
@@ -187,6 +196,30 @@ def _tell(bundle: Path, id: str, line: bytes) -> None:
         os.write(control, line)
     finally:
         os.close(control)
+
+
+def resize(bundle: Path, width: int, height: int) -> bool:
+    """Tell conmon the size of the container's terminal. False while it has not read the one before. Never waits; no
+    conmon, no fifo, no terminal: then there is nothing to tell.
+
+    conmon must find one line at a time: 2.1.6 heeds the first of several only, and what is cut at 199 bytes gets mixed
+    with the next line of CONTROL in all versions.
+    """
+    try:
+        window = os.open(bundle / conmon.WINDOW, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return True
+    try:
+        if not stat.S_ISFIFO(os.fstat(window).st_mode):
+            return True
+        if any(fcntl.ioctl(window, termios.FIONREAD, bytes(4))):
+            return False
+        os.write(window, conmon.window(width, height))
+    except OSError:  # EPIPE: it has just gone
+        return True
+    finally:
+        os.close(window)
+    return True
 
 
 def _identity(log: Path) -> tuple[int, int] | None:

@@ -21,6 +21,7 @@ import msgspec
 
 from sampan.config import Handler, Paths
 from sampan.host import processes
+from sampan.host.cgroup import exec_cgroup
 from sampan.host.cgroup.container_cgroup import machine_layout
 from sampan.host.oci import exits, monitor, surviving
 from sampan.host.oci.exec_sync import LOG, PROCESS, exec_sync
@@ -231,6 +232,7 @@ class OciConmon:
             (bundle / leftover).unlink(missing_ok=True)
         (self._paths.exits / id).unlink(missing_ok=True)
         (self._paths.attach / id).unlink(missing_ok=True)
+        exec_cgroup.forget(id, self._linked_state(id))
 
     async def exec_sync(
         self, handler: Handler, id: str, process: Mapping[str, Any], seconds: float
@@ -239,6 +241,11 @@ class OciConmon:
         await step("oci.exec_sync", id)
         argv = self._commands(handler, id).exec_process(id, PROCESS, LOG)
         return await exec_sync(argv, process, seconds)
+
+    async def end_sessions(self, handler: Handler, id: str) -> int:
+        """Kill what a daemon that died was running in it for clients; how many commands."""
+        await step("oci.end_sessions", id)
+        return await exec_cgroup.end_orphaned(id, self._state(handler, id))
 
     async def reopen_log(self, id: str, log: Path) -> None:
         """Make the monitor open its log anew; returns when the new file exists."""

@@ -17,6 +17,7 @@ from sampan.wire import cgroup_paths, conmon, crun
 
 STATE_LINK = "runtime"  # in the bundle: where the runtime keeps the container's state
 _FIFO = "exec.fifo"
+_RUNC_STATE = "state.json"
 _UNITS = Path("/run/systemd/transient")  # one file for each transient unit that systemd has loaded
 
 
@@ -73,6 +74,11 @@ class RuntimeState:
         if len(parts) == 3:
             asked = cgroup_paths.directory(cgroup_paths.SYSTEMD, parts[0], parts[2])
         return ContainerCgroup(asked if len(parts) in (1, 3) else "")
+
+    def takes_groups(self) -> bool:
+        """Whether the runtime's `exec` can be told a group below the container's: crun's and runc's can, and these keep
+        such files."""
+        return self.status() is not None or Path(self.directory, _RUNC_STATE).is_file()
 
     def open_gate(self) -> bool:
         """Let the created process run; False if the runtime must be asked (for a hook, or for what is wrong)."""

@@ -54,6 +54,21 @@ Event = Opened | Received | HalfClosed | Dropped | Left
 class PortForward(Protocol):
     """One session on one connection, server side."""
 
+    half_closes: (
+        bool  # `end` reaches the client; otherwise it learns that the port has ended by `close` alone
+    )
+
+    @property
+    def incomplete(self) -> bool:
+        """The client has begun something and not said all that belongs to it: `forget_incomplete` after a while."""
+
+    @property
+    def over(self) -> bool:
+        """No connection is left, and none can come: what is in `to_send` is the last."""
+
+    def forget_incomplete(self) -> None:
+        """Give up what was `incomplete` at the call before this one too."""
+
     def start(self) -> Sequence[Event]:
         """What is to be known before any byte: the connections of a session that names its ports at the beginning."""
 

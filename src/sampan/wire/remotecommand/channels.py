@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from sampan.wire.protocol_error import ProtocolError as ProtocolError
 from sampan.wire.remotecommand.status import Status
 
 Data = bytes | memoryview
@@ -93,7 +94,3 @@ class RemoteCommand(Protocol):
 
     def to_send(self) -> list[Data]:
         """Bytes for the connection, each once."""
-
-
-class ProtocolError(Exception):
-    """The client broke the protocol, or one of our limits; the text says how. Its connection ends."""

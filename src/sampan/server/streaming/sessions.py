@@ -1,0 +1,97 @@
+"""Which session serves an operation, over what its client speaks; and the list of those that are open."""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from functools import partial
+
+from sampan.model.errors import SampanError
+from sampan.runtime.stream_ports import Dialer
+from sampan.runtime.streaming import KINDS, AttachTo, Command, ForwardTo, Operation, Streaming
+from sampan.server.streaming.command import CommandSession
+from sampan.server.streaming.connection import Wire
+from sampan.server.streaming.forward import ForwardSession
+from sampan.wire.portforward import over_spdy as forward_spdy
+from sampan.wire.portforward.forward import PortForward
+from sampan.wire.remotecommand import over_spdy, over_websocket
+from sampan.wire.remotecommand.channels import RemoteCommand
+from sampan.wire.upgrade import Head, Kind, Refused, Upgrade, negotiate
+
+log = logging.getLogger("sampan.streaming")
+
+
+class Sessions:
+    """Every session of this daemon. With `keep_input`, what a client of an exec said before it left still reaches the
+    command; to a container it always does."""
+
+    def __init__(self, streaming: Streaming, dialer: Dialer, *, keep_input: bool) -> None:
+        self._streaming = streaming
+        self._dialer = dialer
+        self._keep_input = keep_input
+        self._open: Counter[str] = Counter()
+        self._served: Counter[str] = Counter()
+
+    def open(self) -> Mapping[str, int]:
+        """How many are open, by kind."""
+        return {kind: self._open[kind] for kind in KINDS}
+
+    def served(self) -> Mapping[str, int]:
+        """How many there have been, by kind."""
+        return {kind: self._served[kind] for kind in KINDS}
+
+    async def serve(self, wire: Wire, head: Head, operation: Operation) -> None:
+        """Answer the request and have the session. Raises Refused, before any answer, for a client that speaks nothing
+        that we do."""
+        session: CommandSession | ForwardSession
+        if isinstance(operation, ForwardTo):
+            session, upgrade = self._forward(wire, head, operation)
+        else:
+            session, upgrade = self._command(wire, head, operation)
+        wire.write([upgrade.response])
+        loop = asyncio.get_running_loop()
+        begin, words = loop.time(), "the daemon ends"
+        self._open[operation.kind] += 1
+        self._served[operation.kind] += 1
+        log.debug("a session begins", extra=_fields(operation, upgrade))
+        try:
+            words = await session.serve()
+        finally:
+            self._open[operation.kind] -= 1
+            more = {
+                "seconds": round(loop.time() - begin, 3),
+                "received": wire.received,
+                "sent": wire.sent,
+                "end": words,
+            }
+            log.info("a session has ended", extra={**_fields(operation, upgrade), **more})
+
+    def _command(self, wire: Wire, head: Head, operation: Command) -> tuple[CommandSession, Upgrade]:
+        upgrade = negotiate(head, spdy=over_spdy.PROTOCOLS, websocket=over_websocket.PROTOCOLS)
+        talk: RemoteCommand
+        if upgrade.kind is Kind.SPDY:
+            talk = over_spdy.OverSpdy(operation.wanted, upgrade.protocol)
+        else:
+            talk = over_websocket.OverWebSocket(operation.wanted, upgrade.protocol)
+        keep = self._keep_input or isinstance(operation, AttachTo)
+        run = partial(self._streaming.run, operation)
+        return CommandSession(wire, talk, run, keep_input=keep), upgrade
+
+    def _forward(self, wire: Wire, head: Head, operation: ForwardTo) -> tuple[ForwardSession, Upgrade]:
+        upgrade = negotiate(head, spdy=(forward_spdy.PROTOCOL,), websocket=())
+        talk: PortForward = forward_spdy.OverSpdy()
+        try:
+            netns = self._streaming.network(operation)
+        except SampanError as error:
+            raise Refused(409, str(error)) from error
+        return ForwardSession(wire, talk, self._dialer, netns), upgrade
+
+
+def _fields(operation: Operation, upgrade: Upgrade) -> Mapping[str, str]:
+    """Nothing of a command: its arguments may hold what a log must not."""
+    return {
+        "kind": operation.kind,
+        "subject": operation.subject,
+        "over": upgrade.kind.value,
+        "protocol": upgrade.protocol,
+    }

@@ -1,0 +1,241 @@
+"""Tests of host.cgroup.exec_cgroup: commands in real containers, by every OCI runtime of this machine."""
+
+import asyncio
+import json
+import os
+import shutil
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from sampan.host.cgroup import exec_cgroup, exec_places
+from sampan.host.cgroup.container_cgroup import ContainerCgroup, machine_layout
+from sampan.host.cgroup.exec_cgroup import ExecGroup, end_orphaned, exec_group
+from sampan.host.oci.runtime_state import RuntimeState
+from sampan.host.process import Child, spawn
+from sampan.host.processes import find, read_small
+from sampan.wire.oci_runtime import CommandLine
+from tests.host.containers import Lab, until
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture(params=["crun", "runc"])
+async def lab(request: pytest.FixtureRequest, short_tmp: Path) -> AsyncIterator[Lab]:
+    if shutil.which(request.param) is None:
+        pytest.skip(f"{request.param} is not installed")
+    lab = Lab(short_tmp, runtime=request.param)
+    try:
+        yield lab
+    finally:
+        await lab.close()
+    assert lab.leftovers() == []
+    assert groups(lab) == []
+
+
+@pytest.fixture
+async def box(lab: Lab) -> str:
+    """The id of a container that runs."""
+    launch, _ = await lab.run("sleep", "100000", config={"linux": {"resources": {"pids": {"limit": 300}}}})
+    return launch.id
+
+
+def state(lab: Lab, id: str) -> RuntimeState:
+    return RuntimeState(lab.handler.root / id, lab.paths.bundle(id))
+
+
+def groups(lab: Lab) -> list[str]:
+    """The groups of commands in the lab's containers."""
+    return [place.name for id in lab.ids for place in exec_places.all_of(id, state(lab, id))]
+
+
+def inside(lab: Lab, mark: str) -> list[int]:
+    return [pid for pid, words in lab.processes() if mark in words and "exec" not in words]
+
+
+@asynccontextmanager
+async def command(lab: Lab, id: str, group: ExecGroup, *args: str) -> AsyncIterator[Child]:
+    """A command that runs in the group, as `host.oci` starts one."""
+    argv = CommandLine(lab.handler.path, lab.handler).exec_process(
+        id, "/proc/self/fd/3", "/dev/null", group.options
+    )
+    read, write = os.pipe()
+    async with spawn(argv, fds=[read]) as child:
+        os.close(read)
+        await group.enter(child.pid)
+        os.write(write, json.dumps(lab.process(*args)).encode())
+        os.close(write)
+        yield child
+
+
+HIDING = "sleep 77001 & setsid sh -c 'setsid sleep 77002 &' & setsid sleep 77003 & exec sleep 77004"
+
+
+async def test_all_that_a_command_started_is_killed_with_it(lab: Lab, box: str) -> None:
+    group = await exec_group(box, state(lab, box))
+    async with command(lab, box, group, "sh", "-c", HIDING) as child:
+        await until(lambda: len(inside(lab, "sleep 7700")) == 4)
+        await group.kill()
+        assert inside(lab, "sleep 7700") == []
+        assert not child.running or await child.exited()
+    await group.close()
+    assert groups(lab) == []
+    assert inside(lab, "100000")
+
+
+async def test_no_other_command_is_killed(lab: Lab, box: str) -> None:
+    one, other = [await exec_group(box, state(lab, box)) for _ in range(2)]
+    async with (
+        command(lab, box, one, "sleep", "77005"),
+        command(lab, box, other, "sleep", "77006") as second,
+    ):
+        await until(lambda: len(inside(lab, "sleep 7700")) == 2)
+        await one.kill()
+        assert inside(lab, "sleep 77005") == []
+        assert inside(lab, "sleep 77006")
+        assert second.running
+        await other.kill()
+    await one.close()
+    await other.close()
+
+
+@pytest.mark.parametrize("free_rounds", [exec_cgroup._FREE_ROUNDS, 0], ids=["running", "stopped"])
+async def test_a_fork_bomb_is_killed_and_the_container_goes_on(
+    lab: Lab, box: str, monkeypatch: pytest.MonkeyPatch, free_rounds: int
+) -> None:
+    monkeypatch.setattr(exec_cgroup, "_FREE_ROUNDS", free_rounds)
+    group = await exec_group(box, state(lab, box))
+    bomb = "f() { sleep 0.01; f & f & }; f & while :; do f & sleep 0.05; done"
+    async with command(lab, box, group, "sh", "-c", bomb):
+        await until(lambda: len(inside(lab, "sleep 0.01")) > 20)
+        await group.kill()
+        assert inside(lab, "f()") == []
+    await group.close()
+    assert groups(lab) == []
+    beside = await exec_group(box, state(lab, box))
+    async with command(lab, box, beside, "true") as child:
+        assert await child.exited() == 0
+    await beside.close()
+
+
+async def test_what_a_command_left_behind_lives_on_until_the_container_is_removed(lab: Lab, box: str) -> None:
+    group = await exec_group(box, state(lab, box))
+    async with command(lab, box, group, "sh", "-c", "setsid sleep 77007 >/dev/null 2>&1 &") as child:
+        assert await child.exited() == 0
+    await until(lambda: bool(inside(lab, "sleep 77007")))
+    await group.close()
+    assert len(groups(lab)) == 1
+    assert await end_orphaned(box, state(lab, box)) == 0
+    assert inside(lab, "sleep 77007")
+    await lab.oci.delete(lab.handler, box)
+    assert groups(lab) == []
+
+
+async def test_sessions_of_a_daemon_that_died_are_ended(
+    lab: Lab, box: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = await exec_group(box, state(lab, box), outlive=True)
+    lost = await exec_group(box, state(lab, box))
+    empty = await exec_group(box, state(lab, box))
+    async with (
+        command(lab, box, kept, "sleep", "77008"),
+        command(lab, box, lost, "sh", "-c", "setsid sleep 77010 & sleep 77009"),
+        command(lab, box, empty, "true") as ended,
+    ):
+        await ended.exited()
+        await until(lambda: len(inside(lab, "sleep 770")) == 3)
+        monkeypatch.setattr(exec_places, "_RUN", "another")
+        ours = await exec_group(box, state(lab, box))
+        async with command(lab, box, ours, "sleep", "77011"):
+            await until(lambda: len(inside(lab, "sleep 770")) == 4)
+            assert await end_orphaned(box, state(lab, box)) == 1
+            assert inside(lab, "sleep 77009") + inside(lab, "sleep 77010") == []
+            assert inside(lab, "sleep 77008")
+            assert inside(lab, "sleep 77011")
+            await ours.kill()
+        await ours.close()
+        assert len(groups(lab)) == 1
+        await kept.kill()
+    await kept.close()
+
+
+async def test_a_command_is_charged_to_the_container_and_limited_with_it(lab: Lab, box: str) -> None:
+    group = await exec_group(box, state(lab, box))
+    async with command(lab, box, group, "sleep", "77012"):
+        await until(lambda: bool(inside(lab, "sleep 77012")))
+        init, ours = inside(lab, "100000")[0], inside(lab, "sleep 77012")[0]
+        members = {
+            line for line in read_small(f"/proc/{ours}/cgroup").splitlines() if b"name=sampan:" not in line
+        }
+        expected = {
+            line for line in read_small(f"/proc/{init}/cgroup").splitlines() if b"name=sampan:" not in line
+        }
+        if machine_layout().unified:
+            assert {line.rpartition(b"/")[0] for line in members} == expected
+        else:
+            assert members == expected
+        assert ours in state(lab, box).cgroup().processes()
+        await group.kill()
+    await group.close()
+
+
+async def test_the_container_can_be_removed_while_a_command_runs(lab: Lab, box: str) -> None:
+    group = await exec_group(box, state(lab, box))
+    async with command(lab, box, group, "sleep", "77013") as child:
+        await until(lambda: bool(inside(lab, "sleep 77013")))
+        await lab.oci.delete(lab.handler, box)
+        await child.exited()
+        await group.kill()
+    await group.close()
+    assert groups(lab) == []
+
+
+async def test_without_a_group_the_family_is_killed(lab: Lab, box: str) -> None:
+    group = ExecGroup(None)
+    assert group.options == []
+    async with command(lab, box, group, "sh", "-c", "sleep 77014 & exec sleep 77015"):
+        await until(lambda: len(inside(lab, "sleep 7701")) == 2)
+        await group.kill()
+        assert inside(lab, "sleep 7701") == []
+    await group.close()
+
+
+async def test_a_group_that_cannot_be_made_costs_the_group_only(
+    lab: Lab, box: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: object) -> bool:
+        raise OSError(28, "no space")
+
+    monkeypatch.setattr(exec_places.Tracked, "make", refuse)
+    monkeypatch.setattr(exec_places.Nested, "make", refuse)
+    group = await exec_group(box, state(lab, box))
+    async with command(lab, box, group, "true") as child:
+        assert await child.exited() == 0
+    assert group.options == []
+    await group.close()
+
+
+async def test_killing_and_closing_what_has_ended_is_fine(lab: Lab, box: str) -> None:
+    group = await exec_group(box, state(lab, box))
+    async with command(lab, box, group, "true") as child:
+        await child.exited()
+        await group.kill()
+    await group.close()
+    await group.close()
+    await group.kill()
+
+
+async def test_being_cancelled_does_not_stop_the_killing(lab: Lab, box: str) -> None:
+    group = await exec_group(box, state(lab, box))
+    async with command(lab, box, group, "sh", "-c", HIDING):
+        await until(lambda: len(inside(lab, "sleep 7700")) == 4)
+        killing = asyncio.create_task(group.kill())
+        await asyncio.sleep(0)
+        killing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await killing
+        assert inside(lab, "sleep 7700") == []
+    await group.close()
