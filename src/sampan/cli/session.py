@@ -29,6 +29,7 @@ from sampan.wire.upgrade import Refused
 STDIN, STDOUT, STDERR = 0, 1, 2
 _HOLD_SECONDS = 1.0  # that a beginning of the detach keys is kept from the other side
 _LEAVE_SECONDS = 2.0  # that the daemon has to end what ran in a session that we end
+_REDRAW_SECONDS = 0.05  # between two sizes: of sizes that come at once only the last one counts
 
 
 @dataclass
@@ -65,10 +66,14 @@ def attend(url: str, console: Console, seconds: float = 0.0) -> Status | None:
         connection = link.connect(where)
         stack.callback(connection.close)
         session = Session(connection, client, signals, console)
-        session.begin()
-        if console.raw is not None:
-            stack.enter_context(console.raw)
-        return session.run()
+        try:
+            session.begin()
+            if console.raw is not None:
+                stack.enter_context(console.raw)
+            return session.run()
+        except Interrupted:
+            session.leave()
+            raise
 
 
 class Session:
@@ -89,6 +94,7 @@ class Session:
     def begin(self) -> None:
         """Until the daemon has agreed. Raises Failed."""
         deadline = time.monotonic() + link.CONNECT_SECONDS
+        self._link.push(self._client.to_send())
         try:
             while not self._started:
                 self._step(self._wait(deadline))
@@ -98,17 +104,13 @@ class Session:
             raise Failed(f"the daemon refuses the session: {refusal}") from None
 
     def run(self) -> Status | None:
-        """How it ended, None if the person left it. Raises Interrupted, when it has been ended here, and Failed."""
+        """How it ended, None if the person left it. Raises Interrupted and Failed."""
         self._stdin = self._console.stdin
         self._tell_size(redraw=self._console.redraw)
-        try:
-            while self._status is None and not self._detached:
-                self._step(self._wait())
-        except Interrupted:
-            self._leave()
-            raise
+        while self._status is None and not self._detached:
+            self._step(self._wait())
         if self._detached:
-            self._leave()
+            self.leave()
         return self._status
 
     def _wait(self, until: float | None = None) -> set[int]:
@@ -147,6 +149,8 @@ class Session:
             return
         if redraw:
             self._client.resize(size[0], size[1] + 1)
+            self._link.push(self._client.to_send())
+            time.sleep(_REDRAW_SECONDS)
         self._client.resize(*size)
         self._link.push(self._client.to_send())
 
@@ -192,8 +196,10 @@ class Session:
                     self._started = True
                     self._can_end_input = can_end_input
 
-    def _leave(self) -> None:
-        """End the session, and wait until the daemon has: what ends with it is gone then."""
+    def leave(self) -> None:
+        """End the session if it has begun, and wait until the daemon has: what ends with it is gone then."""
+        if not self._started:
+            return
         self._client.leave()
         self._link.push(self._client.to_send())
         self._link.end()

@@ -33,8 +33,9 @@ class _Descriptor:
         self._widened = False
 
     @property
-    def closed(self) -> bool:
-        return self._fd < 0
+    def fd(self) -> int:
+        """Its number, for what is neither reading nor writing; -1 once it is closed."""
+        return self._fd
 
     def close(self) -> None:
         """Let go of it; a task that waits for it is woken. Idempotent."""
@@ -135,7 +136,7 @@ class Writer(_Descriptor):
     shutdown. An OSError of it is no matter.
     """
 
-    def __init__(self, fd: int, end: Callable[[], None] | None = None) -> None:
+    def __init__(self, fd: int, end: Callable[[], object] | None = None) -> None:
         super().__init__(fd)
         self._end = end
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from sampan.host import process
-from sampan.host.oci import exec_sync
+from sampan.host.oci import exec_child, exec_sync
 from sampan.host.processes import send
 from sampan.model.errors import Invalid, ToolFailed
 from sampan.runtime.ports import ExecResult
@@ -110,13 +110,13 @@ async def test_a_daemon_that_gets_no_cpu_gives_the_score_in_time_all_the_same(
     short_tmp: Path, monkeypatch: pytest.MonkeyPatch, runtime: str
 ) -> None:
     oci_runtimes.require(runtime)
-    give = exec_sync._give_oom_score
+    give = exec_child._give_oom_score
 
     def late(pid: int, process: dict[str, Any]) -> None:
         time.sleep(0.2)  # the runtime would have started the command ten times over
         give(pid, process)
 
-    monkeypatch.setattr(exec_sync, "_give_oom_score", late)
+    monkeypatch.setattr(exec_child, "_give_oom_score", late)
     lab = Lab(short_tmp, runtime=runtime)
     try:
         launch, _ = await lab.run("sleep", "100000")

@@ -1,6 +1,8 @@
 """Port-forward over SPDY, against a SPDY client that behaves as client-go's does, and against one that does not."""
 
 from collections.abc import Iterator, Sequence
+from functools import cache
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -65,11 +67,7 @@ def joined(events: Sequence[Event]) -> list[Event]:
     out: list[Event] = []
     for event in events:
         last = out[-1] if out else None
-        if (
-            isinstance(event, Received)
-            and isinstance(last, Received)
-            and last.connection == event.connection
-        ):
+        if isinstance(event, Received) and isinstance(last, Received) and last.connection == event.connection:
             out[-1] = Received(event.connection, bytes(last.data) + bytes(event.data))
         elif isinstance(event, Received):
             out.append(Received(event.connection, bytes(event.data)))
@@ -395,11 +393,12 @@ def test_what_is_consumed_is_given_back_as_window() -> None:
 
 def cuts(data: bytes, at: Sequence[int]) -> Iterator[bytes]:
     places = [0, *sorted({place % (len(data) + 1) for place in at}), len(data)]
-    for start, end in zip(places, places[1:], strict=False):
+    for start, end in pairwise(places):
         if start < end:
             yield data[start:end]
 
 
+@cache
 def conversation() -> bytes:
     """What a whole session of a client is: three connections with bytes, one dropped, a ping."""
     client = Client()

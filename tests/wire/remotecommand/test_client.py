@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sampan.wire.protocol_error import ProtocolError
@@ -77,6 +77,7 @@ def fed(events: list[channels.Event]) -> bytes:
     return b"".join(bytes(event.data) for event in events if isinstance(event, Input))
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10_000), st.binary(max_size=3000), st.binary(max_size=3000), st.integers(0, 255))
 def test_a_whole_session_in_random_cuts(seed: int, given_input: bytes, said: bytes, code: int) -> None:
     line = Line(BOTH, seed=seed)

@@ -1,10 +1,12 @@
 """Sessions in SPDY streams: every version, in any cut, in any order of streams, and clients that break the rules."""
 
+import base64
 import json
 import random
+import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sampan.wire.protocol_error import ProtocolError
@@ -23,6 +25,7 @@ from sampan.wire.remotecommand.channels import (
 from sampan.wire.remotecommand.over_spdy import PROTOCOLS, V1, V2, V3, V4, OverSpdy
 from sampan.wire.remotecommand.status import Status
 from sampan.wire.spdy import session as spdy
+from sampan.wire.upgrade import HeadReader, negotiate
 
 ALL = Wanted(stdin=True, stdout=True, stderr=True)
 TTY = Wanted(stdin=True, stdout=True, stderr=True, tty=True)
@@ -161,6 +164,7 @@ def test_success_is_said_by_v4_only(protocol: str) -> None:
     assert "error ended" in peer.order
 
 
+@settings(deadline=None)
 @given(st.permutations(OF_ALL), st.lists(st.integers(1, 60), max_size=40), st.binary(max_size=100))
 def test_events_are_the_same_in_any_order_and_cut(order: list[str], cuts: list[int], data: bytes) -> None:
     peer = Peer(ALL)
@@ -193,10 +197,9 @@ def test_input_from_before_the_session_is_ready_is_bounded() -> None:
     peer.open("stdin")
     peer.told()
     peer.hear()
-    peer.session.consumed(peer.streams["stdin"], 200_000)
-    peer.say("stdin", bytes(300_000))
+    beyond_any_window = struct.pack("!II", peer.streams["stdin"], 300_000) + bytes(300_000)
     with pytest.raises(ProtocolError, match="before all streams were open"):
-        peer.told()
+        peer.server.receive(beyond_any_window)
     peer.hear()
     assert peer.order[-1] == "away"
     assert peer.server.receive(b"x") == []
@@ -257,7 +260,7 @@ def test_sizes_come_on_the_resize_stream() -> None:
     peer = opened(TTY, OF_TTY)
     peer.say("resize", b'{"Width":80,"Height":24}{"Width":8')
     peer.say("resize", b'1,"Height":25}\n')
-    assert peer.told() == [Resize(80, 24), Resize(81, 25)]
+    assert peer.told(*[1] * 200) == [Resize(80, 24), Resize(81, 25)]
 
 
 def test_rubbish_on_the_resize_stream_ends_the_session() -> None:
@@ -351,3 +354,95 @@ def test_output_is_passed_on_without_a_copy() -> None:
     assert any(
         part is data or (isinstance(part, memoryview) and part.obj is data) for part in peer.server.to_send()
     )
+
+
+def test_fuzzed_clients_only_ever_break_the_protocol() -> None:
+    chance = random.Random(9)
+    broken = heard = 0
+    peer = Peer(TTY, V4)
+    for _ in range(10_000):
+        _do_something(peer, chance)
+        try:
+            heard += len(peer.told(chance.randrange(1, 40)))
+            if chance.random() < 0.05:
+                peer.server.send(Channel.STDOUT, b"said")
+                peer.server.consumed(chance.randrange(100))
+            if chance.random() < 0.01:
+                peer.server.finish(Status(1))
+            if chance.random() < 0.5:
+                peer.hear()
+        except ProtocolError:
+            broken += 1
+            assert peer.server.to_send()
+            peer = Peer(TTY, V4)
+        if "away" in peer.order or chance.random() < 0.02:
+            peer = Peer(TTY, chance.choice(PROTOCOLS))
+    assert broken > 50
+    assert heard > 500
+
+
+def _do_something(peer: Peer, chance: random.Random) -> None:
+    names = (*OF_TTY, *OF_TTY, "stderr", "nonsense")
+    name = chance.choice(names)
+    body = chance.choice((b"", b"x" * chance.randrange(200), b'{"Width":1}', b'{"Width":70000}'))
+    fate = chance.random()
+    if fate < 0.3 or name not in peer.streams:
+        peer.open(name, fin=chance.random() < 0.1)
+    elif fate < 0.35:
+        peer.session.reset(peer.streams[name])
+    else:
+        # Beneath the client's own session, which would not let it break its rules.
+        fin = (chance.random() < 0.1) << 24
+        raw = struct.pack("!II", peer.streams[name], fin | len(body)) + body
+        peer.session._out.append(raw)
+
+
+# What a real client says
+
+CAT = base64.b64decode(
+    "UE9TVCAvZXhlYy90b2sgSFRUUC8xLjENCkhvc3Q6IDEyNy4wLjAuMTo0NTE5NQ0KVXNlci1BZ2VudDogR28taHR0cC1jbGllbnQv"
+    "MS4xDQpDb250ZW50LUxlbmd0aDogMA0KQ29ubmVjdGlvbjogVXBncmFkZQ0KVXBncmFkZTogU1BEWS8zLjENClgtU3RyZWFtLVBy"
+    "b3RvY29sLVZlcnNpb246IHY1LmNoYW5uZWwuazhzLmlvDQpYLVN0cmVhbS1Qcm90b2NvbC1WZXJzaW9uOiB2NC5jaGFubmVsLms4"
+    "cy5pbw0KWC1TdHJlYW0tUHJvdG9jb2wtVmVyc2lvbjogdjMuY2hhbm5lbC5rOHMuaW8NClgtU3RyZWFtLVByb3RvY29sLVZlcnNp"
+    "b246IHYyLmNoYW5uZWwuazhzLmlvDQpYLVN0cmVhbS1Qcm90b2NvbC1WZXJzaW9uOiBjaGFubmVsLms4cy5pbw0KDQqAAwABAAAA"
+    "KQAAAAEAAAAAAAB4+ePGp8JiYGBgBKezkqLUxFxoUcKaCgpoAAAAAP//gAMAAQAAABcAAAADAAAAAAAAwi5VXJKSmQcAAAD//4AD"
+    "AAEAAAAZAAAABQAAAAAAAMIqxVZckpJfWgIAAAD//4ADAAEAAAAVAAAABwAAAAAAAMIpl1pUBAAAAP//AAAAAwAAAAZoZWxsbwoA"
+    "AAADAQAAAA=="
+)
+"""What crictl 1.36 sent for `echo hello | crictl exec -i x cat` over SPDY."""
+
+TERMINAL = base64.b64decode(
+    "UE9TVCAvZXhlYy90b2sgSFRUUC8xLjENCkhvc3Q6IDEyNy4wLjAuMTo0NTE5NQ0KVXNlci1BZ2VudDogR28taHR0cC1jbGllbnQv"
+    "MS4xDQpDb250ZW50LUxlbmd0aDogMA0KQ29ubmVjdGlvbjogVXBncmFkZQ0KVXBncmFkZTogU1BEWS8zLjENClgtU3RyZWFtLVBy"
+    "b3RvY29sLVZlcnNpb246IHY1LmNoYW5uZWwuazhzLmlvDQpYLVN0cmVhbS1Qcm90b2NvbC1WZXJzaW9uOiB2NC5jaGFubmVsLms4"
+    "cy5pbw0KWC1TdHJlYW0tUHJvdG9jb2wtVmVyc2lvbjogdjMuY2hhbm5lbC5rOHMuaW8NClgtU3RyZWFtLVByb3RvY29sLVZlcnNp"
+    "b246IHYyLmNoYW5uZWwuazhzLmlvDQpYLVN0cmVhbS1Qcm90b2NvbC1WZXJzaW9uOiBjaGFubmVsLms4cy5pbw0KDQqAAwABAAAA"
+    "KQAAAAEAAAAAAAB4+ePGp8JiYGBgBKezkqLUxFxoUcKaCgpoAAAAAP//gAMAAQAAABcAAAADAAAAAAAAwi5VXJKSmQcAAAD//4AD"
+    "AAEAAAAZAAAABQAAAAAAAMIqxVZckpJfWgIAAAD//4ADAAEAAAAYAAAABwAAAAAAAMIuV5RanFmVCgAAAP//AAAABwAAABl7Ildp"
+    "ZHRoIjo4MCwiSGVpZ2h0IjoyNH0KAAAAAwAAAAZ0eXBlZAoAAAADAAAAAQQAAAADAAAAAQSAAwAGAAAABAAAAAE="
+)
+"""What it sent for `crictl exec -it x cat` in a terminal of 80 by 24, where someone typed, then Ctrl-D twice."""
+
+
+def replayed(recording: bytes, wanted: Wanted, sizes: list[int]) -> list[Event]:
+    """The events of a recorded connection that came in such pieces."""
+    events: list[Event] = []
+    reader, session = HeadReader(), None
+    for size in [*sizes, len(recording)]:
+        part, recording = recording[:size], recording[size:]
+        if session is None and part and (head := reader.receive(part)):
+            session = OverSpdy(wanted, negotiate(head, spdy=PROTOCOLS, websocket=PROTOCOLS).protocol)
+            events += session.start()
+            part = head.rest
+        if session and part:
+            events += session.receive(part)
+    return joined(events)
+
+
+@settings(deadline=None)
+@given(st.one_of(st.just([1] * 1000), st.lists(st.integers(1, 50), max_size=50)))
+def test_crictl_is_understood_in_any_cut(sizes: list[int]) -> None:
+    cat: list[Event] = [Ready(), Input(b"hello\n"), InputEnd()]
+    assert [event for event in replayed(CAT, ALL, sizes) if not isinstance(event, Left)] == cat
+    terminal: list[Event] = [Ready(), Resize(80, 24), Input(b"typed\n\x04\x04")]
+    assert [event for event in replayed(TERMINAL, TTY, sizes) if not isinstance(event, Left)] == terminal

@@ -6,7 +6,7 @@ import random
 import tracemalloc
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sampan.wire import websocket
@@ -24,6 +24,7 @@ from sampan.wire.remotecommand.channels import (
 )
 from sampan.wire.remotecommand.over_websocket import PROTOCOLS, V4, V4_BASE64, V5, OverWebSocket
 from sampan.wire.remotecommand.status import Status
+from sampan.wire.upgrade import HeadReader, negotiate
 
 ALL = Wanted(stdin=True, stdout=True, stderr=True)
 TTY = Wanted(stdin=True, stdout=True, tty=True)
@@ -150,6 +151,7 @@ def test_the_first_message_is_empty_on_the_lowest_channel(wanted: Wanted, channe
     assert peer.heard() == [(False, bytes((channel,)))]
 
 
+@settings(deadline=None)
 @given(
     said=st.lists(st.binary(max_size=60), max_size=6),
     cuts=st.lists(st.integers(1, 30), max_size=30),
@@ -265,25 +267,43 @@ def test_after_the_end_only_leaving_is_heard() -> None:
 
 
 def test_fifty_thousand_fuzzed_messages_only_ever_break_the_protocol() -> None:
-    chance = random.Random(7)
-    broken = heard = 0
+    broken, heard = _survived(50_000)
+    assert broken > 1_000
+    assert heard > 1_000
+
+
+def test_fuzzed_messages_leave_nothing_in_memory() -> None:
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
-        for protocol in PROTOCOLS:
-            peer = Peer(Wanted(stdin=True, stdout=True, tty=True), protocol)
-            for _ in range(50_000 // len(PROTOCOLS) + 1):
-                peer.socket.send(_fuzzed(chance), text=chance.random() < 0.01)
-                try:
-                    heard += len(peer.told(chance.randrange(1, 40)))
-                except ProtocolError:
-                    broken += 1
-                    peer = Peer(Wanted(stdin=True, stdout=True, tty=True), protocol)
-        assert tracemalloc.get_traced_memory()[1] - before < 2 << 20
+        _survived(3_000)
+        assert tracemalloc.get_traced_memory()[1] - before < 1 << 20
     finally:
         tracemalloc.stop()
-    assert broken > 1_000
-    assert heard > 1_000
+
+
+def _survived(count: int) -> tuple[int, int]:
+    """How often the protocol was broken, and how many events there were."""
+    chance = random.Random(7)
+    broken = heard = 0
+    for protocol in PROTOCOLS:
+        server = OverWebSocket(Wanted(stdin=True, stdout=True, tty=True), protocol)
+        for _ in range(-(-count // len(PROTOCOLS))):
+            wire = _message(_fuzzed(chance))
+            cut = chance.randrange(len(wire))
+            try:
+                heard += len(server.receive(wire[:cut] or b"\x8a\x80\0\0\0\0"))
+                heard += len(server.receive(wire[cut:]))
+            except ProtocolError:
+                broken += 1
+                assert server.to_send()
+                server = OverWebSocket(Wanted(stdin=True, stdout=True, tty=True), protocol)
+    return broken, heard
+
+
+def _message(body: bytes) -> bytes:
+    """A client's binary message, with a mask that changes nothing."""
+    return b"\x82" + bytes((0x80 | len(body),)) + bytes(4) + body
 
 
 def _fuzzed(chance: random.Random) -> bytes:
@@ -297,3 +317,69 @@ def _fuzzed(chance: random.Random) -> bytes:
         )
     )
     return chance.choice((b"", b"\x00", b"\x00", b"0", b"0", b"\x04", b"4", b"\xff", b"9")) + body
+
+
+def test_a_message_of_a_gigabyte_is_never_held() -> None:
+    server = OverWebSocket(ALL, V5)
+    server.receive(b"\x82\xff" + (1 << 30).to_bytes(8, "big") + b"mask" + b"m")  # m masks to 0: stdin
+    chunk, count = bytes(128 << 10), 0
+    tracemalloc.start()
+    try:
+        for _ in range(1 << 13):
+            for event in server.receive(chunk):
+                assert isinstance(event, Input)
+                count += len(event.data)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    assert count == (1 << 30) - 1
+
+
+def test_a_flood_of_tiny_messages_makes_few_events() -> None:
+    server = OverWebSocket(TTY, V5)
+    tiny = b"\x82\x82\0\0\0\0\x00x" + b"\x82\x83\0\0\0\0\x04{}"
+    assert server.receive(tiny * 5000) == [Resize(0, 0), Input(b"x" * 5000)]
+
+
+# What a real client says
+
+CAT = base64.b64decode(
+    "R0VUIC9leGVjL3RvayBIVFRQLzEuMQ0KSG9zdDogMTI3LjAuMC4xOjQ1MTk1DQpVc2VyLUFnZW50OiBHby1odHRwLWNsaWVudC8x"
+    "LjENCkNvbm5lY3Rpb246IFVwZ3JhZGUNClNlYy1XZWJTb2NrZXQtS2V5OiBrekwxNGRyRVg3eUtFY2w5ZmlxUEJBPT0NClNlYy1X"
+    "ZWJTb2NrZXQtUHJvdG9jb2w6IHY1LmNoYW5uZWwuazhzLmlvDQpTZWMtV2ViU29ja2V0LVZlcnNpb246IDEzDQpVcGdyYWRlOiB3"
+    "ZWJzb2NrZXQNCg0KgodkzhCRZKZ1/QihGoKCZ/tTy5j7iIK+DZfcveU="
+)
+"""What crictl 1.36 sent for `echo hello | crictl exec -i x cat` over WebSocket."""
+
+TERMINAL = base64.b64decode(
+    "R0VUIC9leGVjL3RvayBIVFRQLzEuMQ0KSG9zdDogMTI3LjAuMC4xOjQ1MTk1DQpVc2VyLUFnZW50OiBHby1odHRwLWNsaWVudC8x"
+    "LjENCkNvbm5lY3Rpb246IFVwZ3JhZGUNClNlYy1XZWJTb2NrZXQtS2V5OiBSczJJd0tWRXNCaEEyenZnT3ZPVjJ3PT0NClNlYy1X"
+    "ZWJTb2NrZXQtUHJvdG9jb2w6IHY1LmNoYW5uZWwuazhzLmlvDQpTZWMtV2ViU29ja2V0LVZlcnNpb246IDEzDQpVcGdyYWRlOiB3"
+    "ZWJzb2NrZXQNCg0KgppOt6ALSsyCXCfT1GNsjZg7YpXobifQyH9sjZI/M72Ch/DIvLLwvMXClay2goIXzHseF8iCglwjAgpcJ4mA"
+    "BbJ++g=="
+)
+"""What it sent for `crictl exec -it x cat` in a terminal of 80 by 24, where someone typed, then Ctrl-D twice."""
+
+
+def replayed(recording: bytes, wanted: Wanted, sizes: list[int]) -> list[Event]:
+    """The events of a recorded connection that came in such pieces."""
+    events: list[Event] = []
+    reader, session = HeadReader(), None
+    for size in [*sizes, len(recording)]:
+        part, recording = recording[:size], recording[size:]
+        if session is None and part and (head := reader.receive(part)):
+            session = OverWebSocket(wanted, negotiate(head, spdy=PROTOCOLS, websocket=PROTOCOLS).protocol)
+            events += session.start()
+            part = head.rest
+        if session and part:
+            events += session.receive(part)
+    return joined(events)
+
+
+@settings(deadline=None)
+@given(st.one_of(st.just([1] * 1000), st.lists(st.integers(1, 50), max_size=50)))
+def test_crictl_is_understood_in_any_cut(sizes: list[int]) -> None:
+    cat: list[Event] = [Ready(), Input(b"hello\n"), InputEnd()]
+    assert [event for event in replayed(CAT, ALL, sizes) if not isinstance(event, Left)] == cat
+    terminal: list[Event] = [Ready(), Resize(80, 24), Input(b"typed\n\x04\x04")]
+    assert [event for event in replayed(TERMINAL, TTY, sizes) if not isinstance(event, Left)] == terminal

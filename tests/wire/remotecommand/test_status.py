@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sampan.wire.remotecommand.status import Status, decode, encode, words
@@ -45,6 +45,7 @@ def test_before_v4_words_are_all_there_is(status: Status, said: str) -> None:
     assert words(status) == said
 
 
+@settings(deadline=None)
 @given(st.integers(0, 255))
 def test_every_exit_code_survives(code: int) -> None:
     assert decode(encode(Status(code))) == Status(code)
@@ -56,6 +57,8 @@ def test_every_exit_code_survives(code: int) -> None:
         (b'{"status":"Success","extra":[1]}', Status()),
         (b"rpc error: not found\n", Status(failure="rpc error: not found")),
         (b"\xff\xfe", Status(failure="��")),
+        (b"", Status(failure="the server said b''")),
+        (b" \n", Status(failure="the server said b' \\n'")),
         (b"[1, 2]", Status(failure="[1, 2]")),
         (b"{}", Status(failure="{}")),
         (b'{"status":"Failure","message":"m","code":404}', Status(failure="m")),
@@ -80,10 +83,10 @@ def test_what_others_say_is_understood_or_passed_on(said: bytes, status: Status)
     assert decode(said) == status
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_nothing_that_a_server_says_is_taken_for_success(said: bytes) -> None:
-    status = decode(said)
-    assert status.failure or status.code or not said.strip()
+    assert decode(said) != Status()
 
 
 def test_deep_nesting_is_only_words() -> None:

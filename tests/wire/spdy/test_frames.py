@@ -1,18 +1,30 @@
 """Frames as bytes, both ways."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sampan.wire.spdy import frames
-from sampan.wire.spdy.frames import Control, Kind, Piece, Splitter, SpdyError
+from sampan.wire.spdy.frames import Control, Kind, Piece, SpdyError, Splitter
 
 LIMIT = 64 << 10
 
 # what, as the writer makes it, as the protocol's drawings say, as the splitter reads it
 FRAMES = [
-    ("data", frames.data_head(1, 3, False) + b"abc", "00000001 00 000003 616263", Piece(1, b"abc", True, False)),
-    ("data, the last", frames.data_head(1, 3, True) + b"abc", "00000001 01 000003 616263", Piece(1, b"abc", True, True)),
+    (
+        "data",
+        frames.data_head(1, 3, False) + b"abc",
+        "00000001 00 000003 616263",
+        Piece(1, b"abc", True, False),
+    ),
+    (
+        "data, the last",
+        frames.data_head(1, 3, True) + b"abc",
+        "00000001 01 000003 616263",
+        Piece(1, b"abc", True, True),
+    ),
     ("data, empty", frames.data_head(7, 0, False), "00000007 00 000000", Piece(7, b"", True, False)),
     ("data, empty and last", frames.data_head(7, 0, True), "00000007 01 000000", Piece(7, b"", True, True)),
     (
@@ -33,7 +45,12 @@ FRAMES = [
         "8003 0002 00 000009 00000003 626c6f636b",
         Control(2, 0, b"\0\0\0\3block"),
     ),
-    ("RST_STREAM", frames.rst_stream(5, 5), "8003 0003 00 000008 00000005 00000005", Control(3, 0, b"\0\0\0\5" * 2)),
+    (
+        "RST_STREAM",
+        frames.rst_stream(5, 5),
+        "8003 0003 00 000008 00000005 00000005",
+        Control(3, 0, b"\0\0\0\5" * 2),
+    ),
     (
         "SETTINGS",
         frames.settings([(7, 65536)]),
@@ -41,7 +58,12 @@ FRAMES = [
         Control(4, 0, bytes.fromhex("00000001 00 000007 00010000")),
     ),
     ("PING", frames.ping(9), "8003 0006 00 000004 00000009", Control(6, 0, b"\0\0\0\x09")),
-    ("GOAWAY", frames.goaway(5, 1), "8003 0007 00 000008 00000005 00000001", Control(7, 0, b"\0\0\0\5\0\0\0\1")),
+    (
+        "GOAWAY",
+        frames.goaway(5, 1),
+        "8003 0007 00 000008 00000005 00000001",
+        Control(7, 0, b"\0\0\0\5\0\0\0\1"),
+    ),
     (
         "HEADERS",
         frames.with_block(Kind.HEADERS, 3, b"block", True),
@@ -58,7 +80,9 @@ FRAMES = [
 ]
 
 
-@pytest.mark.parametrize(("written", "drawn", "read"), [case[1:] for case in FRAMES], ids=[case[0] for case in FRAMES])
+@pytest.mark.parametrize(
+    ("written", "drawn", "read"), [case[1:] for case in FRAMES], ids=[case[0] for case in FRAMES]
+)
 def test_a_frame_is_written_and_read_as_the_protocol_draws_it(
     written: bytes, drawn: str, read: Piece | Control
 ) -> None:
@@ -85,9 +109,7 @@ EVERYTHING = b"".join(case[1] for case in FRAMES) * 2
 def test_where_the_bytes_are_cut_does_not_matter(cuts: list[int]) -> None:
     splitter = Splitter(LIMIT)
     bounds = [0, *sorted(cuts), len(EVERYTHING)]
-    found = [
-        one for a, b in zip(bounds, bounds[1:], strict=False) for one in splitter.feed(EVERYTHING[a:b])
-    ]
+    found = [one for a, b in pairwise(bounds) for one in splitter.feed(EVERYTHING[a:b])]
     assert joined(found) == [case[3] for case in FRAMES] * 2
     assert splitter.kept == 0
 

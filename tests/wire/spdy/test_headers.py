@@ -79,7 +79,9 @@ def test_values_of_one_name_travel_together() -> None:
 
 
 def test_names_are_written_in_lower_case() -> None:
-    assert Unpacker(LIMITS).unpack(Packer(LIMITS).pack((("streamType", "stdin"),))) == (("streamtype", "stdin"),)
+    assert Unpacker(LIMITS).unpack(Packer(LIMITS).pack((("streamType", "stdin"),))) == (
+        ("streamtype", "stdin"),
+    )
 
 
 def test_the_first_value_of_a_name_is_its_value() -> None:
@@ -104,9 +106,15 @@ HOSTILE = {
     "one header too many": (block(*((b"h%d" % i, b"") for i in range(101))), "with 101 headers"),
     "too many values": (block((b"a", b"\0" * 100)), "more than 100 values"),
     "a name without its value": (block(count=1) + pack(">I", 1) + b"a", "within a length"),
-    "a value of a gigabyte": (block(count=1) + pack(">I", 1) + b"a" + pack(">I", 1 << 30), "1073741824 bytes"),
+    "a value of a gigabyte": (
+        block(count=1) + pack(">I", 1) + b"a" + pack(">I", 1 << 30),
+        "1073741824 bytes",
+    ),
     "a name of 2^32 - 1 bytes": (block(count=1) + pack(">I", 2**32 - 1), "4294967295 bytes"),
-    "a value longer than the block": (block(count=1) + pack(">I", 1) + b"a" + pack(">I", 9) + b"x", "within a name"),
+    "a value longer than the block": (
+        block(count=1) + pack(">I", 1) + b"a" + pack(">I", 9) + b"x",
+        "within a name",
+    ),
     "a name over the limit": (block((b"a" * 8193, b"")), "8193 bytes"),
     "a value over the limit": (block((b"a", b"b" * 8193)), "8193 bytes"),
     "a name twice": (block((b"a", b"1"), (b"a", b"2")), "comes twice"),

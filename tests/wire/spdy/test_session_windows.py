@@ -83,7 +83,9 @@ def test_what_was_sent_before_the_first_update_counts() -> None:
     server = server_to(Client(), 1)
     server.send(1, bytes(3 * DEFAULT_WINDOW))
     said(server)
-    server.receive(frames.window_update(1, DEFAULT_WINDOW))  # it reads at last: two windows are still on their way
+    server.receive(
+        frames.window_update(1, DEFAULT_WINDOW)
+    )  # it reads at last: two windows are still on their way
     server.send(1, b"x")
     assert server.backlog(1) == 1
     server.receive(frames.window_update(1, DEFAULT_WINDOW))

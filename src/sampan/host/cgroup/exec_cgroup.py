@@ -41,6 +41,11 @@ class ExecGroup:
         self._outlive = outlive
         self.options: list[str] = list(place.options) if place else []
 
+    @property
+    def tracks(self) -> bool:
+        """Whether it knows all that the command starts, not its family alone."""
+        return self._place is not None
+
     async def enter(self, runtime: int) -> None:
         """Know the OCI runtime's `exec`, our child `runtime`, before it is told what to run."""
         self._runtime = find(runtime)
@@ -48,25 +53,38 @@ class ExecGroup:
             await finish(in_thread(self._enter, runtime))
 
     def _enter(self, runtime: int) -> None:
-        self.make()
-        if self._place is not None:
-            with suppress(ProcessLookupError):  # it has ended already
-                self._place.enter(runtime)
-
-    def make(self) -> None:
-        """Make the group; without one the command runs as well."""
-        if self._place is None:
+        place = self.make()
+        if place is None:
             return
         try:
-            usable = self._place.make()
-            if usable and self._outlive:
-                self._place.mark()
+            place.enter(runtime)
+        except ProcessLookupError:
+            pass  # it has ended already
         except OSError as error:
-            log.debug("no control group %s: %s", self._place.name, error)
-            usable = False
-        if not usable:
-            self._place = None
-            self.options = []
+            self._do_without(place, error)
+
+    def make(self) -> Place | None:
+        """Make the group; without one the command runs as well. For code in a thread."""
+        place = self._place
+        if place is None:
+            return None
+        try:
+            usable = place.make()
+            if usable and self._outlive:
+                place.mark()
+        except OSError as error:
+            self._do_without(place, error)
+        else:
+            if not usable:
+                self._do_without(place)
+        return self._place
+
+    def _do_without(self, place: Place, why: OSError | None = None) -> None:
+        self._place = None
+        self.options = []
+        if why is not None:
+            log.warning("command runs without its control group %s: %s", place.name, why)
+            place.remove()
 
     async def kill(self) -> None:
         """SIGKILL to the command and all that it started, then to the OCI runtime if it does not end by itself; wait
@@ -143,16 +161,20 @@ def forget(id: str, container: Container) -> None:
 
 
 def _closed(place: Place) -> None:
-    """Remove it, or mark it for what is in it."""
-    for _ in range(_RETRIES):
-        if place.remove():
-            return
-        if place.members():
-            with suppress(FileNotFoundError):
+    """Remove it, or mark it for what is in it. That it stays is nobody's loss: the end of the container is its own."""
+    try:
+        for _ in range(_RETRIES):
+            if place.remove():
+                return
+            if place.members():
                 place.mark()
-            return
-        time.sleep(_RETRY_SECONDS)  # who has died takes a moment to leave
-    log.warning("the control group %s of a command is empty, and cannot be removed", place.name)
+                return
+            time.sleep(_RETRY_SECONDS)  # who has died takes a moment to leave
+        log.warning("the control group %s of a command is empty, and cannot be removed", place.name)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        log.warning("the control group %s of a command cannot be removed: %s", place.name, error)
 
 
 def _empty(place: Place, spare: ProcessRef | None, seconds: float) -> bool:

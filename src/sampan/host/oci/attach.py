@@ -12,7 +12,6 @@ from sampan.host.oci.attach_session import Session
 from sampan.host.threads import in_thread
 from sampan.model.errors import NotFound
 from sampan.runtime.stream_ports import Running
-from sampan.wire import conmon
 from sampan.wire.remotecommand.channels import Wanted
 
 
@@ -29,11 +28,13 @@ class ConmonAttachments:
         container = await self._container(id)
         session = Session(container, await container.connect(), wanted)
         try:
+            if wanted.stdin:
+                await container.watch_input()
             yield session
         finally:
             session.leave()
 
-    async def _container(self, id: str) -> "Container":
+    async def _container(self, id: str) -> Container:
         bundle = self._paths.bundle(id)
         watched = await in_thread(monitor.command_line, bundle, id)
         if watched is None:
@@ -41,7 +42,7 @@ class ConmonAttachments:
         known = self._containers.get(id)
         if known is None:
             forget = partial(self._containers.pop, id, None)
-            known = self._containers[id] = Container(id, bundle, conmon.input_of(watched[1]), forget)
+            known = self._containers[id] = Container(id, bundle, watched, forget)
         return known
 
     def close(self) -> None:

@@ -1,18 +1,24 @@
 """Connections to the conmon of one container, by the socket it serves for clients.
 
 One that is closed stays open in conmon until the container says something, and where stdin ends with its first client,
-any closing ends it. So a connection outlives its client: the next one gets it. Source: conmon 2.1.6 to 2.2.1,
-src/conn_sock.c; unix(7).
+any closing ends it. So a connection outlives its client: the next one gets it.
+
+conmon tries without a pause and for ever, on a core of its own, to pass on input to a container that has closed its
+stdin. So whether anybody reads that is watched. Source: conmon 2.1.6 to 2.2.1, src/conn_sock.c; unix(7).
 """
 
 import asyncio
 import os
+import select
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from sampan.host.oci import monitor
+from sampan.host.threads import in_thread
 from sampan.model.errors import NotFound
+from sampan.model.process import ProcessRef
 from sampan.tasks import bounded
 from sampan.wire import conmon
 
@@ -27,7 +33,16 @@ room = memoryview(
 class Container:
     """A container that somebody is or was attached to: its connections, and whether its stdin still takes anything."""
 
-    def __init__(self, id: str, bundle: Path, input: conmon.Input, forget: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        id: str,
+        bundle: Path,
+        watched: tuple[ProcessRef, list[bytes]],
+        forget: Callable[[], object],
+    ) -> None:
+        """`watched` is its conmon: `monitor.command_line`."""
+        self._conmon, words = watched
+        input = conmon.input_of(words)
         self.id = id
         self.bundle = bundle
         self.once = input.once
@@ -37,6 +52,9 @@ class Container:
         self._forget = forget
         self._open = 0  # connections, and attempts at one
         self._idle: list[socket.socket] = []
+        self._pipe = (
+            -1
+        )  # the container's stdin: our own end for writing, or for reading once nobody else does
 
     async def connect(self) -> socket.socket:
         """A connection for a new client, with nothing in it that was said before. NotFound, Unavailable."""
@@ -82,13 +100,46 @@ class Container:
             self._loop.remove_reader(connection)
             self._close(connection)
 
-    def end_input(self, connection: socket.socket) -> None:
-        """The container's stdin ends, as soon as conmon has passed on what was sent before."""
-        self.takes_input = False
+    async def watch_input(self) -> None:
+        """Before anything is sent: know from now on when the container has closed its stdin."""
+        pipe = await in_thread(monitor.input_pipe, self._conmon) if self.takes_input else None
+        if pipe is None or self._pipe >= 0 or not self.takes_input:
+            return
+        with suppress(OSError):  # conmon has just gone
+            self._pipe = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            self._loop.add_reader(self._pipe, self._nobody_reads, pipe)  # all that this end can tell
+            if _is_broken(self._pipe):
+                self._nobody_reads(pipe)
+
+    def _nobody_reads(self, pipe: Path) -> None:
+        """The container has closed its stdin: take what conmon still has for it, and send it no more."""
+        self._no_input()
         with suppress(OSError):
-            connection.shutdown(socket.SHUT_WR)
+            self._pipe = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            self._loop.add_reader(self._pipe, self._discard_input)
+
+    def _discard_input(self) -> None:
+        with suppress(BlockingIOError):
+            if not os.readv(self._pipe, [room]):
+                self._unwatch()
+
+    def _unwatch(self) -> None:
+        if self._pipe >= 0:
+            self._loop.remove_reader(self._pipe)
+            os.close(self._pipe)
+            self._pipe = -1
+
+    def _no_input(self) -> None:
+        self.takes_input = False
+        self._unwatch()
         for wake in self.stuck:
             wake()
+
+    def end_input(self, connection: socket.socket) -> None:
+        """The container's stdin ends, as soon as conmon has passed on what was sent before."""
+        self._no_input()
+        with suppress(OSError):
+            connection.shutdown(socket.SHUT_WR)
 
     def _close(self, connection: socket.socket) -> None:
         connection.close()
@@ -97,6 +148,7 @@ class Container:
     def _closed(self) -> None:
         self._open -= 1
         if not self._open:
+            self._unwatch()
             self._forget()
 
     def drop(self) -> None:
@@ -119,6 +171,12 @@ def _connect(bundle: Path) -> socket.socket:
     finally:
         os.close(directory)
     return connection
+
+
+def _is_broken(pipe: int) -> bool:
+    poll = select.poll()
+    poll.register(pipe, 0)
+    return bool(poll.poll(0))
 
 
 def packets(connection: socket.socket) -> Iterator[int]:

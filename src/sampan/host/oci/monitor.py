@@ -25,6 +25,7 @@ from sampan.wire import conmon
 
 LAUNCH_SECONDS = 120.0  # for the runtime to create a container, its hooks included
 FORK_SECONDS = 30.0  # for conmon to put itself into the background
+_SYNC = 3  # its descriptor, of the pipe on which it tells how creating went
 _SYNC_LIMIT = 64 << 10
 _LEAVE_SECONDS = 1.0  # to write what it knows of a dead container, and go
 _REOPEN_SECONDS = 10.0
@@ -64,7 +65,7 @@ async def launch(command: conmon.Command) -> tuple[ProcessRef, ProcessRef]:
 
 async def _daemonise(argv: list[str], command: conmon.Command, sync: int) -> None:
     """Run the part of conmon that is our child: it ends when its pid file is written."""
-    env = {"PATH": os.environ.get("PATH", os.defpath), conmon.SYNC_PIPE: "3"}
+    env = {"PATH": os.environ.get("PATH", os.defpath), conmon.SYNC_PIPE: str(_SYNC)}
     scratch = command.sockets
     if len(str(scratch / _TERMINAL_SOCKET)) < _SUN_PATH:  # else /tmp
         env["TMPDIR"] = str(scratch)
@@ -111,6 +112,22 @@ def command_line(bundle: Path, id: str) -> tuple[ProcessRef, list[bytes]] | None
         return None
     ours = id.encode() in words and b"--cid" in words
     return (process, words) if ours and find(process.pid) == process else None
+
+
+def input_pipe(process: ProcessRef) -> Path | None:
+    """Where the pipe to the container's stdin can be opened, by its conmon; None where there is none (a terminal), or
+    it cannot be told: the only pipe that it writes to, but for the one that it was started with."""
+    directory = Path(f"/proc/{process.pid}/fd")
+    try:
+        found = [each for each in directory.iterdir() if int(each.name) > _SYNC and _is_written_to(each)]
+    except OSError:
+        return None
+    return found[0] if len(found) == 1 and find(process.pid) == process else None
+
+
+def _is_written_to(descriptor: Path) -> bool:
+    pipe = str(descriptor.readlink()).startswith("pipe:")
+    return pipe and descriptor.lstat().st_mode & stat.S_IRWXU == stat.S_IWUSR | stat.S_IXUSR
 
 
 async def leave(bundle: Path, id: str) -> None:

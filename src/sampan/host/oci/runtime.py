@@ -7,7 +7,6 @@ where crun's own files say how; see `runtime_state`.
 """
 
 import asyncio
-import dataclasses
 import logging
 import shutil
 import signal
@@ -23,8 +22,9 @@ from sampan.config import Handler, Paths
 from sampan.host import processes
 from sampan.host.cgroup import exec_cgroup
 from sampan.host.cgroup.container_cgroup import machine_layout
-from sampan.host.oci import exits, monitor, surviving
-from sampan.host.oci.exec_sync import LOG, PROCESS, exec_sync
+from sampan.host.oci import exits, monitor, runtime_state, surviving
+from sampan.host.oci.exec_child import LOG, PROCESS
+from sampan.host.oci.exec_sync import exec_sync
 from sampan.host.oci.runtime_state import STATE_LINK, RuntimeState
 from sampan.host.process import Finished, run
 from sampan.host.processes import read_small
@@ -253,17 +253,10 @@ class OciConmon:
         await monitor.reopen_log(self._paths.bundle(id), id, log)
 
     def _state(self, handler: Handler, id: str) -> RuntimeState:
-        return RuntimeState(self._root(handler, id) / id, self._paths.bundle(id))
+        return runtime_state.of(handler, id, self._paths.bundle(id))
 
     def _commands(self, handler: Handler, id: str) -> CommandLine:
-        return CommandLine(handler.path, dataclasses.replace(handler, root=self._root(handler, id)))
-
-    def _root(self, handler: Handler, id: str) -> Path:
-        """Where the runtime keeps the container's state: where it was created, whatever is configured by now."""
-        try:
-            return (self._paths.bundle(id) / STATE_LINK).readlink().parent
-        except (FileNotFoundError, NotADirectoryError):
-            return handler.root
+        return self._state(handler, id).commands(handler)
 
     def _linked_state(self, id: str) -> RuntimeState:
         """The same for a caller who does not know the handler."""

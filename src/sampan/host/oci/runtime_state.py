@@ -6,14 +6,17 @@ that looks unlike what crun 1.8 to 1.29 leave, and so every other runtime) is an
 caller runs the runtime. For code that runs in a thread.
 """
 
+import dataclasses
 import os
 import shutil
 from pathlib import Path
 
 from sampan.host.cgroup.container_cgroup import ContainerCgroup
 from sampan.host.processes import find, read_small
+from sampan.model.handler import Handler
 from sampan.model.process import ProcessRef
 from sampan.wire import cgroup_paths, conmon, crun
+from sampan.wire.oci_runtime import CommandLine
 
 STATE_LINK = "runtime"  # in the bundle: where the runtime keeps the container's state
 _FIFO = "exec.fifo"
@@ -28,6 +31,10 @@ class RuntimeState:
         self.directory = directory
         self.bundle = bundle
         self._units = units
+
+    def commands(self, handler: Handler) -> CommandLine:
+        """The command lines for it."""
+        return CommandLine(handler.path, dataclasses.replace(handler, root=self.directory.parent))
 
     def status(self) -> crun.Status | None:
         """What crun recorded; None if it has not created the container, or not completely, or another runtime did."""
@@ -125,3 +132,12 @@ class RuntimeState:
             return crun.config((directory / "config.json").read_bytes())
         except OSError:
             return None
+
+
+def of(handler: Handler, id: str, bundle: Path) -> RuntimeState:
+    """What is kept of the container `id`: where it was created, whatever is configured by now."""
+    try:
+        root = (bundle / STATE_LINK).readlink().parent
+    except (FileNotFoundError, NotADirectoryError):
+        root = handler.root
+    return RuntimeState(root / id, bundle)

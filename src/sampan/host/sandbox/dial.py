@@ -5,6 +5,7 @@ the sockets and ends; the event loop connects them. No thread of a pool ever see
 """
 
 import asyncio
+import errno
 import os
 import socket
 from collections.abc import Callable
@@ -80,7 +81,7 @@ class PodDialer:
             await asyncio.get_running_loop().sock_connect(each, to)
         if each.getsockname()[:2] == each.getpeername()[:2]:
             # nobody listened, and the kernel had given the socket the very port that it connected to
-            raise ConnectionRefusedError(0, "Connection refused")
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "nobody but ourselves")
         each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
@@ -94,9 +95,7 @@ async def _inside(netns: str, work: Callable[[], None]) -> None:
 
 
 def _words(error: OSError) -> str:
-    if isinstance(error, TimeoutError) and not error.errno:
-        return "no answer in time"
-    return error.strerror or (os.strerror(error.errno) if error.errno else str(error))
+    return os.strerror(error.errno) if error.errno else "no answer in time"
 
 
 class TcpConnection:

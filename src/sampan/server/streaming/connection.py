@@ -55,8 +55,10 @@ class Hangups:
                 tell()
 
     def close(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._epoll.fileno())
-        self._epoll.close()
+        """Idempotent."""
+        if not self._epoll.closed:
+            asyncio.get_running_loop().remove_reader(self._epoll.fileno())
+            self._epoll.close()
 
 
 class Wire(asyncio.Protocol):

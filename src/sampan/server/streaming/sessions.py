@@ -13,7 +13,10 @@ from sampan.server.streaming.command import CommandSession
 from sampan.server.streaming.connection import Wire
 from sampan.server.streaming.forward import ForwardSession
 from sampan.wire.portforward import over_spdy as forward_spdy
+from sampan.wire.portforward import over_websocket as forward_websocket
+from sampan.wire.portforward import tunnel
 from sampan.wire.portforward.forward import PortForward
+from sampan.wire.protocol_error import ProtocolError
 from sampan.wire.remotecommand import over_spdy, over_websocket
 from sampan.wire.remotecommand.channels import RemoteCommand
 from sampan.wire.upgrade import Head, Kind, Refused, Upgrade, negotiate
@@ -78,13 +81,24 @@ class Sessions:
         return CommandSession(wire, talk, run, keep_input=keep), upgrade
 
     def _forward(self, wire: Wire, head: Head, operation: ForwardTo) -> tuple[ForwardSession, Upgrade]:
-        upgrade = negotiate(head, spdy=(forward_spdy.PROTOCOL,), websocket=())
-        talk: PortForward = forward_spdy.OverSpdy()
+        websocket = (tunnel.PROTOCOL, *forward_websocket.PROTOCOLS)
+        upgrade = negotiate(head, spdy=(forward_spdy.PROTOCOL,), websocket=websocket)
         try:
+            talk = _port_forward(upgrade, operation)
             netns = self._streaming.network(operation)
+        except ProtocolError as error:
+            raise Refused(400, str(error)) from error
         except SampanError as error:
             raise Refused(409, str(error)) from error
         return ForwardSession(wire, talk, self._dialer, netns), upgrade
+
+
+def _port_forward(upgrade: Upgrade, operation: ForwardTo) -> PortForward:
+    if upgrade.kind is Kind.SPDY:
+        return forward_spdy.OverSpdy()
+    if upgrade.protocol == tunnel.PROTOCOL:
+        return tunnel.Tunnel()
+    return forward_websocket.OverWebSocket(operation.ports, upgrade.protocol)
 
 
 def _fields(operation: Operation, upgrade: Upgrade) -> Mapping[str, str]:

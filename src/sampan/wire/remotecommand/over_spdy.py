@@ -17,6 +17,7 @@ from sampan.wire.remotecommand.channels import (
     Ready,
     Wanted,
 )
+from sampan.wire.remotecommand.gathering import Gathering
 from sampan.wire.remotecommand.resizes import Resizes
 from sampan.wire.remotecommand.status import Status
 from sampan.wire.spdy import session as spdy
@@ -109,12 +110,12 @@ class OverSpdy:
         return self._session.to_send()
 
     def _events(self, data: Data) -> list[Event]:
-        events: list[Event] = []
+        gathering = Gathering()
         for event in self._session.receive(data):
-            events += self._happened(event)
+            gathering.add(self._happened(event))
             if self._gone:
                 break
-        return events
+        return gathering.taken()
 
     def _happened(self, event: spdy.Event) -> Sequence[Event]:
         match event:

@@ -19,6 +19,7 @@ from sampan.wire.remotecommand.channels import (
     Ready,
     Wanted,
 )
+from sampan.wire.remotecommand.gathering import Gathering
 from sampan.wire.remotecommand.resizes import Resizes
 from sampan.wire.remotecommand.status import Status
 
@@ -65,16 +66,16 @@ class OverWebSocket:
         return [Ready()]
 
     def receive(self, data: Data) -> Sequence[Event]:
-        events: list[Event] = []
+        gathering = Gathering()
         for event in self._socket.receive(data):
             match event:
                 case websocket.Piece():
-                    events += self._piece(event)
+                    gathering.add(self._piece(event))
                 case websocket.Closed(code, reason):
-                    events.append(Left(_farewell(code, reason)))
+                    gathering.add([Left(_farewell(code, reason))])
                 case websocket.Ponged():
                     pass
-        return events
+        return gathering.taken()
 
     def send(self, channel: Channel, data: Data) -> None:
         if data and channel in self._outputs:
@@ -103,7 +104,7 @@ class OverWebSocket:
         else:
             self._socket.send(data, prefix=bytes((channel,)))
 
-    def _piece(self, piece: websocket.Piece) -> list[Event]:
+    def _piece(self, piece: websocket.Piece) -> Sequence[Event]:
         if not self._listening:
             return []
         data = piece.data
@@ -119,14 +120,14 @@ class OverWebSocket:
             self._listening = False
             raise
 
-    def _said(self, data: Data, *, last: bool) -> list[Event]:
+    def _said(self, data: Data, *, last: bool) -> Sequence[Event]:
         """Bytes on the channel of the message under way; with `last` it ends."""
         match self._channel:
             case Channel.STDIN if self._input_open:
                 clear = self._clear(data, last)
                 return [Input(clear)] if clear else []
             case Channel.RESIZE if self._wanted.tty:
-                return list(self._resizes.receive(self._clear(data, last)))
+                return self._resizes.receive(self._clear(data, last))
             case 255 if self._half_close:
                 return self._signalled(data, last)
             case _:

@@ -10,23 +10,25 @@ import msgspec
 from sampan.wire.remotecommand.channels import Data, ProtocolError, Resize
 
 _MOST = 1024
+_AT_ONCE = 64 * 1024
 _DECODER = msgspec.json.Decoder(dict[str, Any])
 
 
 class Resizes:
-    """A resize channel's bytes in, sizes out."""
+    """A resize channel's bytes in, sizes out: of several that come at once, the last."""
 
     def __init__(self) -> None:
         self._held = b""
 
     def receive(self, data: Data) -> list[Resize]:
         """Raises ProtocolError for what is no size. A size that isn't whole yet waits for its rest."""
-        if len(data) > 64 * _MOST:
+        if len(data) > _AT_ONCE:
             raise ProtocolError(f"{len(data)} bytes at once on the resize channel")
         *whole, self._held = (self._held + bytes(data)).split(b"}")
         if len(self._held) > _MOST or any(len(text) > _MOST for text in whole):
             raise ProtocolError(f"a terminal size of more than {_MOST} bytes")
-        return [_size(text + b"}") for text in whole]
+        sizes = [_size(text + b"}") for text in whole]
+        return sizes[-1:]
 
 
 def _size(text: bytes) -> Resize:

@@ -74,13 +74,18 @@ def decode(data: bytes) -> Status:
     try:
         wire = _DECODER.decode(data)
     except (msgspec.DecodeError, RecursionError):
-        return Status(failure=data[:MOST].decode("utf-8", "replace").strip())
+        return Status(failure=_foreign(data))
     if wire.status == "Success":
         return Status()
     code = _exit_code(wire) if wire.reason == NON_ZERO_EXIT else 0
     if code:
         return Status(code)
-    return Status(failure=wire.message or wire.reason or data[:MOST].decode("utf-8", "replace"))
+    return Status(failure=wire.message or wire.reason or _foreign(data))
+
+
+def _foreign(data: bytes) -> str:
+    """Never "": that would be success."""
+    return data[:MOST].decode("utf-8", "replace").strip() or f"the server said {data[:100]!r}"
 
 
 def _exit_code(wire: _Wire) -> int:

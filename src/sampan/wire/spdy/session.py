@@ -375,10 +375,9 @@ class Session:
     # Ourselves
 
     def _introduce(self) -> None:
-        """Tell our windows, where they are others than the protocol's."""
+        """Tell our windows, and that way that we keep the peer's."""
         self._introduced = True
-        if self._limits.window != DEFAULT_WINDOW:
-            self._out.append(frames.settings([(frames.INITIAL_WINDOW_SIZE, self._limits.window)]))
+        self._out.append(frames.settings([(frames.INITIAL_WINDOW_SIZE, self._limits.window)]))
         self._out.append(frames.window_update(SESSION, SESSION_STEP))
 
     def _owe(self, answer: bytes) -> None:

@@ -1,0 +1,317 @@
+"""Connections into network namespaces, with real ones."""
+
+import asyncio
+import hashlib
+import os
+import socket
+import subprocess
+import threading
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from sampan.host import syscalls
+from sampan.host.sandbox import netns as namespaces
+from sampan.host.sandbox.dial import PodDialer
+from sampan.host.threads import in_own_thread
+from sampan.model.errors import Invalid, NotFound, Unavailable
+from sampan.runtime.stream_ports import Connection
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def netns() -> Iterator[str]:
+    """A network namespace of our own, its loopback up."""
+    name = f"dial-{uuid.uuid4().hex[:12]}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
+        yield f"/run/netns/{name}"
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=True)
+
+
+def sysctl(netns: str, setting: str) -> None:
+    subprocess.run(["ip", "netns", "exec", Path(netns).name, "sysctl", "-qw", setting], check=True)
+
+
+async def listening(
+    netns: str, address: str = "127.0.0.1", port: int = 0, backlog: int = 1024
+) -> socket.socket:
+    """A socket that listens in the namespace."""
+
+    def listen() -> socket.socket:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        made = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        made.bind((address, port))
+        made.listen(backlog)
+        return made
+
+    return await namespaces.inside(Path(netns), "net", listen) if netns else await in_own_thread(listen)
+
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], object]
+
+
+@asynccontextmanager
+async def server(netns: str, serve: Serve, address: str = "127.0.0.1", port: int = 0) -> AsyncIterator[int]:
+    """The port of a server in the namespace."""
+    made = await listening(netns, address, port)
+    running = await asyncio.start_server(serve, sock=made)  # type: ignore[arg-type]
+    try:
+        yield made.getsockname()[1]
+    finally:
+        running.close()
+        await running.wait_closed()
+
+
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(ConnectionError):
+        while data := await reader.read(1 << 18):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
+
+
+async def rest(connection: Connection) -> bytes:
+    got = []
+    while data := await connection.source.read():
+        got.append(data)
+    return b"".join(got)
+
+
+async def until(it_is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not it_is_so():  # noqa: ASYNC110 - what is waited for is the kernel's
+            await asyncio.sleep(0.01)
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - counting
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "0.0.0.0", "::"])
+async def test_reaches_who_listens_in_the_pod(netns: str, address: str) -> None:
+    async with server(netns, echo, address) as port:
+        connection = await PodDialer().dial(netns, port)
+        await connection.sink.write(b"ping")
+        await connection.sink.end()
+        assert await rest(connection) == b"ping"
+        await connection.close()
+
+
+async def test_the_host_s_network_has_no_name() -> None:
+    async with server("", echo) as port:
+        connection = await PodDialer().dial("", port)
+        await connection.sink.write(b"ping")
+        await connection.sink.end()
+        assert await rest(connection) == b"ping"
+        await connection.close()
+
+
+@pytest.mark.root
+async def test_never_reaches_the_host_from_a_pod(netns: str) -> None:
+    reached = asyncio.Event()
+
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        reached.set()
+        writer.close()
+
+    async with server("", serve) as port:
+        with pytest.raises(Unavailable):
+            await PodDialer().dial(netns, port)
+    assert not reached.is_set()
+
+
+@pytest.mark.root
+async def test_says_what_was_tried_where_nobody_listens(netns: str) -> None:
+    with pytest.raises(Unavailable) as caught:
+        await PodDialer().dial(netns, 8080)
+    words = str(caught.value)
+    assert "port 8080" in words
+    assert "127.0.0.1: Connection refused" in words
+    assert "::1: Connection refused" in words
+
+
+@pytest.mark.root
+async def test_says_so_where_the_pod_has_no_ipv6(netns: str) -> None:
+    sysctl(netns, "net.ipv6.conf.lo.disable_ipv6=1")
+    with pytest.raises(Unavailable, match="::1: "):
+        await PodDialer().dial(netns, 8080)
+
+
+@pytest.mark.root
+async def test_gives_up_on_a_port_that_does_not_answer(netns: str) -> None:
+    full = await listening(netns, backlog=0)
+    port = full.getsockname()[1]
+    dialer = PodDialer(seconds=0.2)
+    filling = []
+    try:
+        with pytest.raises(Unavailable, match=r"127\.0\.0\.1: no answer in time; ::1: Connection refused"):
+            for _ in range(10):  # the kernel takes a few more than the backlog
+                filling.append(await dialer.dial(netns, port))
+    finally:
+        for connection in filling:
+            await connection.close()
+        full.close()
+
+
+@pytest.mark.root
+async def test_never_connects_to_itself(netns: str) -> None:
+    """A socket that connects to a free port out of the range for clients may be given the same as its own."""
+    sysctl(netns, "net.ipv4.ip_local_port_range=40000 40001")
+    dialer = PodDialer()
+    for _ in range(30):
+        for port in (40000, 40001):
+            with pytest.raises(Unavailable):
+                await dialer.dial(netns, port)
+
+
+@pytest.mark.parametrize("port", [0, -1, 65536])
+async def test_there_is_no_such_port(port: int) -> None:
+    with pytest.raises(Invalid, match=str(port)):
+        await PodDialer().dial("", port)
+
+
+@pytest.mark.root
+async def test_a_namespace_that_is_gone(tmp_path: Path) -> None:
+    left = tmp_path / "netns"
+    left.touch()
+    for path in (left, tmp_path / "never"):
+        with pytest.raises(NotFound, match="network namespace is gone"):
+            await PodDialer().dial(str(path), 80)
+
+
+async def test_a_port_that_does_not_read_holds_up_the_writer() -> None:
+    stuck = asyncio.Event()
+
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await stuck.wait()
+        writer.close()
+
+    async with server("", serve) as port:
+        connection = await PodDialer().dial("", port)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await connection.sink.write(bytes(64 * MIB))
+        await connection.close()
+        stuck.set()
+
+
+async def test_a_port_that_has_closed_breaks_the_pipe() -> None:
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.transport.abort()
+
+    async with server("", serve) as port:
+        connection = await PodDialer().dial("", port)
+        assert await connection.source.read() == b""
+        with pytest.raises(BrokenPipeError):
+            for _ in range(100):
+                await connection.sink.write(bytes(MIB))
+        await connection.sink.end()
+        await connection.close()
+        await connection.close()
+
+
+async def test_what_was_written_arrives_though_much_was_not_read() -> None:
+    """A close with bytes unread would be a reset, and would take the last bytes with it."""
+    got: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(bytes(100_000))
+        await writer.drain()
+        await asyncio.sleep(0.1)
+        got.set_result(await reader.read())
+        writer.close()
+
+    async with server("", serve) as port:
+        connection = await PodDialer().dial("", port)
+        await connection.source.read()
+        await connection.sink.write(b"last words")
+        await connection.close()
+        assert await got == b"last words"
+
+
+@pytest.mark.root
+async def test_a_hundred_mebibytes_both_ways_at_once(netns: str) -> None:
+    async with server(netns, echo) as port:
+        connection = await PodDialer().dial(netns, port)
+        chunk = os.urandom(MIB)
+        sent, came = hashlib.sha256(), hashlib.sha256()
+
+        async def send() -> None:
+            for _ in range(100):
+                sent.update(chunk)
+                await connection.sink.write(chunk)
+            await connection.sink.end()
+
+        async with asyncio.TaskGroup() as both:
+            both.create_task(send())
+            size = 0
+            while data := await connection.source.read():
+                came.update(data)
+                size += len(data)
+        assert size == 100 * MIB
+        assert came.digest() == sent.digest()
+        await connection.close()
+
+
+@pytest.mark.root
+async def test_leaves_no_descriptor_no_thread_and_nobody_in_the_namespace(netns: str) -> None:
+    await in_own_thread(lambda: None)
+    async with server(netns, echo) as port:
+        dialer = PodDialer()
+        await (await dialer.dial(netns, port)).close()
+        await asyncio.sleep(0.05)
+        before = descriptors()
+        connections = await asyncio.gather(*(dialer.dial(netns, port) for _ in range(200)))
+        refused = await asyncio.gather(*(dialer.dial(netns, 1) for _ in range(50)), return_exceptions=True)
+        assert all(isinstance(each, Unavailable) for each in refused)
+        cancelled = [asyncio.create_task(dialer.dial(netns, port)) for _ in range(50)]
+        await asyncio.sleep(0)
+        for task in cancelled:
+            task.cancel()
+        await asyncio.gather(*cancelled, return_exceptions=True)
+        for connection in connections:
+            await connection.close()
+        await until(lambda: descriptors() <= before)  # the server's side of those that were cancelled
+    own = os.stat("/proc/self/ns/net").st_ino  # noqa: PTH116 - a namespace
+    await until(lambda: all(entered(task) == own for task in Path("/proc/self/task").iterdir()))
+    assert threading.active_count() < 30
+
+
+def entered(task: Path) -> int:
+    """The network namespace of a thread, ours for one that has just ended."""
+    try:
+        return (task / "ns/net").stat().st_ino
+    except OSError:
+        return Path("/proc/self/ns/net").stat().st_ino
+
+
+@pytest.mark.root
+async def test_no_more_threads_at_once_than_agreed(netns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside = most = 0
+    lock = threading.Lock()
+    real = syscalls.setns
+
+    def counted(fd: int, kind: int = 0) -> None:
+        nonlocal inside, most
+        with lock:
+            inside += 1
+            most = max(most, inside)
+        threading.Event().wait(0.01)
+        real(fd, kind)
+        with lock:
+            inside -= 1
+
+    monkeypatch.setattr(syscalls, "setns", counted)
+    dialer = PodDialer()
+    await asyncio.gather(*(dialer.dial(netns, 1) for _ in range(60)), return_exceptions=True)
+    assert 1 < most <= 16
