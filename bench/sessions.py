@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from sampan.api import cri_pb2 as pb
-from sampan.wire.spdy.session import Received, Session, WasReset
+from sampan.wire.spdy.session import Limits, Received, Session, WasReset
 
 from bench.work import Bench, Pod
 
@@ -25,6 +25,7 @@ MIB = 1 << 20
 SIZE = 1024  # MiB of a run
 PORT = 5000
 _FRAME = 256 << 10
+_WINDOW = (1 << 31) - 1  # as good as none, which is what Go's clients do
 _LAST = 1  # the flag of a stream's last frame
 _HEAD = (
     "POST {path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n"
@@ -48,7 +49,8 @@ class Client:
             assert more, f"the server closed: {answer!r}"
             answer += more
         assert answer.startswith(b"HTTP/1.1 101"), answer
-        self.session = Session(server=False)
+        self.session = Session(server=False, limits=Limits(window=_WINDOW))
+        self.session.to_send()  # of windows, which crictl and kubectl know nothing of
         self.rest = answer.partition(b"\r\n\r\n")[2]
 
     def open(self, *headers: tuple[str, str]) -> int:
@@ -129,7 +131,7 @@ def sessions(bench: Bench, times: int = 3) -> None:
 @contextlib.contextmanager
 def container(bench: Bench) -> Iterator[Pod]:
     """A pod whose container echoes what comes to PORT."""
-    echo = ["nc", "-lk", "-p", str(PORT), "-e", "cat"]
+    echo = ["nc", "-ll", "-p", str(PORT), "-e", "cat"]
     pod, _ = bench.up(echo)
     try:
         yield pod

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, cast
 
 from sampan.config import Streaming as Keys
@@ -17,6 +18,11 @@ from tests.stream_clients import Client
 
 ALL = Wanted(stdin=True, stdout=True, stderr=True)
 TERMINAL = Wanted(stdin=True, stdout=True, tty=True)
+
+
+def descriptors() -> int:
+    """How many this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 @dataclass

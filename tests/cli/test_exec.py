@@ -505,6 +505,25 @@ def test_i_without_t_leaves_the_terminal_as_it_is(
     assert somebody.ended() == 130
 
 
+def test_t_without_i_is_to_look_at(person: Callable[..., Person], sessions: FakeSessions) -> None:
+    sessions.play = shell
+    somebody = person("exec", "-t", "web", "top")
+    somebody.until(b"<91x17>")
+    assert (sessions.wanted.tty, sessions.wanted.stdin) == (True, False)
+    assert somebody.modes() == somebody.before
+    somebody.type(b"\x03")
+    assert somebody.ended() == 130
+
+
+def test_a_closed_standard_input_is_an_empty_one(
+    served: Served, sessions: FakeSessions, web: cri.Container
+) -> None:
+    sessions.play = cat
+    command = f'"{sys.executable}" -m sampan --endpoint {served.endpoint} exec -i web cat <&-'
+    ran = subprocess.run(["/bin/sh", "-c", command], capture_output=True, timeout=20, check=False)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, b"", b"")
+
+
 # --- TLS ----------------------------------------------------------------------------------------------------
 
 

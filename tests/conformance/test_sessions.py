@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.root, pytest.mark.limit(900)]  # the first to need it 
 RECORDINGS = Path(__file__).with_name("recordings")
 TRANSPORTS = ["spdy", "websocket"]
 SCRIPT = """
-nc -lk -p 8080 -e cat &
+nc -ll -p 8080 -e cat &
 while read line; do echo "said $line"; echo "complained of $line" >&2; done
 sleep 1000
 """

@@ -122,3 +122,12 @@ async def test_a_signal_for_another_process_goes_nowhere(subject: Subject) -> No
     other = ProcessRef(launched.init.pid, launched.init.start + 1)
     assert not await subject.oci.signal(other, signal.SIGKILL)
     assert await subject.oci.signal(launched.init, signal.SIGKILL)
+
+
+async def test_one_that_runs_nothing_for_clients_has_no_sessions_to_end(subject: Subject) -> None:
+    launch = subject.launch()
+    await subject.oci.create(launch)
+    await subject.oci.start(subject.handler, launch.id)
+    assert await subject.oci.end_sessions(subject.handler, launch.id) == 0
+    await subject.oci.delete(subject.handler, launch.id)
+    assert await subject.oci.end_sessions(subject.handler, launch.id) == 0

@@ -34,9 +34,9 @@ def person(daemon: Live) -> Iterator[Callable[..., Person]]:
         each.close()
 
 
-def sampan(daemon: Live, *words: str, **streams: int) -> "subprocess.Popen[bytes]":
+def sampan(daemon: Live, *words: str, stdin: int = subprocess.DEVNULL) -> "subprocess.Popen[bytes]":
     argv = [sys.executable, "-m", "sampan", "--endpoint", daemon.own.endpoint, *words]
-    return subprocess.Popen(argv, **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams})
+    return subprocess.Popen(argv, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def running(daemon: Live, container: str) -> str:

@@ -204,7 +204,7 @@ def node(network: NetworkDetails = NETWORK) -> dict[str, str]:
         HandlerStatus("crun", "/usr/bin/crun", Features(name="crun", version=(1, 8, 1))),
         HandlerStatus("runc", problem="runc is not installed"),
     ]
-    return info.node(CONFIG, network, handlers, systemd_cgroup=True)
+    return info.node(CONFIG, network, handlers, {"exec": 2}, systemd_cgroup=True)
 
 
 def test_the_node_has_our_configuration_and_containerds_names_in_one() -> None:
@@ -234,6 +234,10 @@ def test_a_missing_network_says_why_where_containerd_does() -> None:
     found = node(NetworkDetails(b"", "", "/net.d", ("/bin",), "no file"))
     assert found["lastCNILoadStatus"] == "cni config load failed: no file"
     assert [one["IFName"] for one in json.loads(found["cniconfig"])["Networks"]] == ["lo"]
+
+
+def test_open_sessions_are_counted() -> None:
+    assert json.loads(node()["sessions"]) == {"exec": 2}
 
 
 def test_each_handlers_runtime_is_told() -> None:

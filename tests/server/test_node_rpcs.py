@@ -12,6 +12,7 @@ from sampan.model.errors import Invalid
 from sampan.runtime.handler_ports import HandlerStatus, Trouble
 from sampan.runtime.state import State
 from sampan.server.node_rpcs import NodeRpcs
+from sampan.server.streaming.sessions import Sessions
 from sampan.server.use_cases import UseCases
 from sampan.spec.facts import Host
 from sampan.wire.oci_features import Features
@@ -31,7 +32,8 @@ class Node:
         none = cast(Any, None)
         cases = UseCases(
             **{**dict.fromkeys(UseCases.__dataclass_fields__, none), "config": CONFIG, "damage": damage,
-               "machine": replace(machine(self.world), host=facts), "state": State(FakeJournal())}
+               "machine": replace(machine(self.world), host=facts), "state": State(FakeJournal()),
+               "sessions": Sessions(none, none, keep_input=False)}
         )  # fmt: skip
         self.rpcs = NodeRpcs(cases)
 
@@ -106,6 +108,7 @@ async def test_the_verbose_status_is_json_by_key() -> None:
     assert json.loads(found["config"])["containerd"]["defaultRuntimeName"] == "crun"
     assert json.loads(found["handlers"])["absent"]["problem"] == "absent is not installed"
     assert found["lastCNILoadStatus"] == "OK"
+    assert json.loads(found["sessions"]) == {"exec": 0, "attach": 0, "portforward": 0}
 
 
 @pytest.mark.parametrize(("systemd", "driver"), [(True, cri.SYSTEMD), (False, cri.CGROUPFS)])

@@ -375,6 +375,13 @@ def test_what_is_no_agreement_is_no_upgrade(response: bytes) -> None:
         asking.receive(b"")
 
 
+def test_an_answer_to_another_key_is_no_agreement() -> None:
+    asking = Asking(Kind.WEBSOCKET, "/x", "h", ("v4.channel.k8s.io",))
+    asking.to_send()
+    with pytest.raises(Refused, match="another WebSocket"):
+        asking.receive(agreed(request()).response)
+
+
 def test_a_protocol_that_was_not_offered_is_no_agreement() -> None:
     asking = Asking(Kind.SPDY, "/x", "h", ("a",))
     asking.to_send()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Data = bytes | memoryview
 CONNECT_SECONDS = 15.0
-CHUNK = 256 << 10  # bytes asked of the kernel at once
+CHUNK = 128 << 10  # bytes asked of the kernel at once; with 256 KiB, masking takes twice the time
 NO_ANSWER = "the daemon does not answer on the session's connection"
 _TLS_ADVICE = (
     "SAMPAN_STREAM_CA names the authorities to trust, SAMPAN_STREAM_CERT and _KEY the certificate to show"

@@ -6,6 +6,7 @@ nothing piles up. Writing to standard output waits, as in any filter.
 
 import os
 import select
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -46,9 +47,11 @@ class Console:
 def console(*, stdin: bool, tty: bool, keys: bytes = b"", redraw: bool = False) -> Console:
     """What a session with or without input and terminal needs of this process. Only a person's terminal is made raw
     and has detach keys: from a pipe every byte is meant for the other side."""
-    person = stdin and tty and os.isatty(STDIN)
+    # A descriptor 0 that was closed when we began may be anything by now.
+    source = STDIN if sys.stdin is not None else os.open(os.devnull, os.O_RDONLY)
+    person = stdin and tty and os.isatty(source)
     return Console(
-        stdin=STDIN if stdin else None,
+        stdin=source if stdin else None,
         sized=next((fd for fd in (STDOUT, STDIN) if tty and terminal.size(fd)), None),
         raw=RawTerminal(STDIN) if person else None,
         keys=DetachKeys(keys if person else b""),

@@ -31,7 +31,12 @@ Json = dict[str, Any]
 
 
 def node(
-    config: Config, network: NetworkDetails, handlers: Sequence[HandlerStatus], *, systemd_cgroup: bool
+    config: Config,
+    network: NetworkDetails,
+    handlers: Sequence[HandlerStatus],
+    sessions: Mapping[str, int],
+    *,
+    systemd_cgroup: bool,
 ) -> dict[str, str]:
     """The entries of StatusResponse.info."""
     status = "OK" if network.conflist else f"cni config load failed: {network.problem}"
@@ -41,6 +46,7 @@ def node(
         "lastCNILoadStatus": status,
         "lastCNILoadStatus.default": status,
         "handlers": json.dumps({each.name: _handler(each) for each in handlers}),
+        "sessions": json.dumps(sessions),
         "python": json.dumps(platform.python_version()),
     }
 

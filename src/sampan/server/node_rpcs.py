@@ -38,7 +38,9 @@ class NodeRpcs(Rpcs):
         if request.verbose:
             handlers = [machine.handlers.of(name) for name in sorted(config.handlers)]
             details = await machine.network.details()
-            found = info.node(config, details, handlers, systemd_cgroup=machine.host.systemd_cgroup)
+            sessions = self._cases.sessions.open()
+            systemd = machine.host.systemd_cgroup
+            found = info.node(config, details, handlers, sessions, systemd_cgroup=systemd)
             response.info.update(found)
         return response
 

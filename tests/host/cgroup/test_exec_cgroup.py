@@ -5,6 +5,9 @@ import errno
 import itertools
 import json
 import os
+import shutil
+import signal
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -110,10 +113,13 @@ async def test_what_forks_all_the_time_is_killed_and_the_container_goes_on(
     monkeypatch.setattr(exec_cgroup, "_FREE_ROUNDS", free_rounds)
     group = await exec_group(box, state(lab, box))
     # each makes the next one and ends; none has a parent for long
-    bomb = "f() { sleep 0.01; f & }; " + "f & " * 20 + "exec sleep 77017"
+    bomb = "f() { sleep 0.02; f & }; " + "f & " * 20 + "exec sleep 77017"
     async with command(lab, box, group, "sh", "-c", bomb):
-        await until(lambda: len(inside(lab, "f()")) > 10)
+        place = group._place
+        assert place is not None
+        await until(lambda: len(place.members()) > 20)  # looked at one by one they are gone
         await group.kill()
+        assert place.members() == set()
         assert inside(lab, "f()") + inside(lab, "sleep 77017") + inside(lab, "sleep 0.01") == []
     await group.close()
     assert groups(lab) == []
@@ -162,6 +168,50 @@ async def test_sessions_of_a_daemon_that_died_are_ended(
         assert len(groups(lab)) == 1
         await kept.kill()
     await kept.close()
+
+
+DAEMON = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from sampan.host.cgroup.exec_cgroup import exec_group
+from sampan.host.oci.runtime_state import RuntimeState
+
+async def main(id, state, bundle, command):
+    group = await exec_group(id, RuntimeState(Path(state), Path(bundle)))
+    read, write = os.pipe()
+    argv = [word.format(options=" ".join(group.options)) for word in command.split("|")]
+    pid = os.posix_spawn(
+        argv[0], [word for word in argv if word], {"PATH": os.environ["PATH"]},
+        file_actions=[(os.POSIX_SPAWN_DUP2, read, 3), (os.POSIX_SPAWN_DUP2, os.open("/dev/null", os.O_RDWR), 0)],
+        setsid=True,
+    )
+    await group.enter(pid)
+    os.write(write, sys.stdin.buffer.read())
+    os.close(write)
+    signal.pause()
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+async def test_the_session_of_a_killed_daemon_is_found_by_the_next(lab: Lab, box: str) -> None:
+    program = shutil.which(lab.handler.path)
+    words = CommandLine(str(program), lab.handler).exec_process(
+        box, "/proc/self/fd/3", "/dev/null", ["{options}"]
+    )
+    known = state(lab, box)
+    argv = [sys.executable, "-c", DAEMON, box, str(known.directory), str(known.bundle), "|".join(words)]
+    async with spawn(argv, env=os.environ, stdin=True) as daemon:
+        process = lab.process("sh", "-c", "setsid sleep 77018 & exec setsid sleep 77019")
+        await daemon.write(json.dumps(process).encode())
+        await daemon.close_stdin()
+        await until(lambda: len(inside(lab, "sleep 7701")) == 2)
+        daemon.kill()
+        assert await daemon.exited() == -signal.SIGKILL
+    assert await end_orphaned(box, known) == 1
+    assert inside(lab, "sleep 7701") == []
+    assert groups(lab) == []
+    assert await end_orphaned(box, known) == 0
 
 
 async def test_a_command_is_charged_to_the_container_and_limited_with_it(lab: Lab, box: str) -> None:

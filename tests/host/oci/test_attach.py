@@ -301,6 +301,8 @@ async def test_a_container_that_closes_its_stdin_does_not_cost_a_core(
             with pytest.raises(BrokenPipeError):
                 await writing
             await in_thread(gate.write_text, "\n")
+        if when != "before":
+            await until_said(onlooker, b"closed\n")
         before = seconds_of_cpu(launched.monitor.pid)
         await asyncio.sleep(0.3)
         assert seconds_of_cpu(launched.monitor.pid) - before < 0.1

@@ -134,3 +134,40 @@ async def test_a_runtime_that_never_answers_is_not_waited_for_for_ever(
     assert process is not None  # the caller's to remove
     await monitor.abort(tmp_path, ID)
     assert find(process.pid) is None
+
+
+async def test_sizes_are_told_one_at_a_time(tmp_path: Path) -> None:
+    fifo = tmp_path / conmon.WINDOW
+    assert monitor.resize(tmp_path, 80, 24)  # no conmon: nobody is to be told
+    os.mkfifo(fifo)
+    assert monitor.resize(tmp_path, 80, 24)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert monitor.resize(tmp_path, 80, 24)
+        assert not monitor.resize(tmp_path, 100, 40)
+        assert os.read(reader, 100) == b"24 80\n"
+        assert monitor.resize(tmp_path, 65535, 40)
+        assert os.read(reader, 100) == b"40 1000\n"
+    finally:
+        os.close(reader)
+
+
+@pytest.mark.parametrize("link", [True, False])
+async def test_sizes_are_told_to_a_fifo_alone(tmp_path: Path, link: bool) -> None:
+    victim = tmp_path / "victim"
+    victim.touch()
+    place = tmp_path / conmon.WINDOW
+    if link:
+        place.symlink_to(victim)
+    else:
+        victim.rename(place)
+    assert monitor.resize(tmp_path, 80, 24)
+    assert place.read_bytes() == b""
+
+
+async def test_the_pipe_to_stdin_is_the_only_one_written_to(tmp_path: Path) -> None:
+    async with watcher(tmp_path, ":"):
+        process = monitor.watching(tmp_path, ID)
+        assert process is not None
+        assert monitor.input_pipe(process) is None  # its outputs are pipes, and its own
+    assert monitor.input_pipe(process) is None

@@ -135,3 +135,15 @@ def test_a_live_container_is_not_dissolved(tmp_path: Path) -> None:
 def test_without_a_status_the_bundle_tells_the_cgroup(tmp_path: Path, asked: str, below: str) -> None:
     state = make(tmp_path, bundle={"linux": {"cgroupsPath": asked}})
     assert state.cgroup().below == below
+
+
+def test_crun_and_runc_can_be_told_a_group_and_nobody_else(tmp_path: Path) -> None:
+    for number, status in enumerate((None, DEAD)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        assert make(folder, status).takes_groups() is (status is not None)
+    other = make(tmp_path)
+    other.directory.mkdir()
+    assert not other.takes_groups()
+    (other.directory / "state.json").write_text("{}")
+    assert other.takes_groups()

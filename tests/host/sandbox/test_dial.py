@@ -3,80 +3,26 @@
 import asyncio
 import hashlib
 import os
-import socket
-import subprocess
 import threading
-import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from sampan.host import syscalls
-from sampan.host.sandbox import netns as namespaces
 from sampan.host.sandbox.dial import PodDialer
 from sampan.host.threads import in_own_thread
 from sampan.model.errors import Invalid, NotFound, Unavailable
 from sampan.runtime.stream_ports import Connection
+from tests.host.sandbox.listening import descriptors, echo, listen_at, network, server, sysctl, until
 
 MIB = 1 << 20
 
 
 @pytest.fixture
 def netns() -> Iterator[str]:
-    """A network namespace of our own, its loopback up."""
-    name = f"dial-{uuid.uuid4().hex[:12]}"
-    subprocess.run(["ip", "netns", "add", name], check=True)
-    try:
-        subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
-        yield f"/run/netns/{name}"
-    finally:
-        subprocess.run(["ip", "netns", "del", name], check=True)
-
-
-def sysctl(netns: str, setting: str) -> None:
-    subprocess.run(["ip", "netns", "exec", Path(netns).name, "sysctl", "-qw", setting], check=True)
-
-
-async def listening(
-    netns: str, address: str = "127.0.0.1", port: int = 0, backlog: int = 1024
-) -> socket.socket:
-    """A socket that listens in the namespace."""
-
-    def listen() -> socket.socket:
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        made = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        if family == socket.AF_INET6:
-            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        made.bind((address, port))
-        made.listen(backlog)
-        return made
-
-    return await namespaces.inside(Path(netns), "net", listen) if netns else await in_own_thread(listen)
-
-
-Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], object]
-
-
-@asynccontextmanager
-async def server(netns: str, serve: Serve, address: str = "127.0.0.1", port: int = 0) -> AsyncIterator[int]:
-    """The port of a server in the namespace."""
-    made = await listening(netns, address, port)
-    running = await asyncio.start_server(serve, sock=made)  # type: ignore[arg-type]
-    try:
-        yield made.getsockname()[1]
-    finally:
-        running.close()
-        await running.wait_closed()
-
-
-async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(ConnectionError):
-        while data := await reader.read(1 << 18):
-            writer.write(data)
-            await writer.drain()
-    writer.close()
+    with network() as pinned:
+        yield pinned
 
 
 async def rest(connection: Connection) -> bytes:
@@ -84,16 +30,6 @@ async def rest(connection: Connection) -> bytes:
     while data := await connection.source.read():
         got.append(data)
     return b"".join(got)
-
-
-async def until(it_is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not it_is_so():  # noqa: ASYNC110 - what is waited for is the kernel's
-            await asyncio.sleep(0.01)
-
-
-def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - counting
 
 
 @pytest.mark.root
@@ -149,7 +85,7 @@ async def test_says_so_where_the_pod_has_no_ipv6(netns: str) -> None:
 
 @pytest.mark.root
 async def test_gives_up_on_a_port_that_does_not_answer(netns: str) -> None:
-    full = await listening(netns, backlog=0)
+    full = await listen_at(netns, backlog=0)
     port = full.getsockname()[1]
     dialer = PodDialer(seconds=0.2)
     filling = []
@@ -221,22 +157,30 @@ async def test_a_port_that_has_closed_breaks_the_pipe() -> None:
 
 
 async def test_what_was_written_arrives_though_much_was_not_read() -> None:
-    """A close with bytes unread would be a reset, and would take the last bytes with it."""
-    got: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+    """A close with bytes unread would be a reset, and would take with it what the port has not fetched yet."""
+    closed = asyncio.Event()
+    got: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
         writer.write(bytes(100_000))
         await writer.drain()
-        await asyncio.sleep(0.1)
-        got.set_result(await reader.read())
+        await closed.wait()
+        writer.transport.resume_reading()  # type: ignore[attr-defined]
+        try:
+            got.set_result(len(await reader.read()))
+        except ConnectionError as error:
+            got.set_exception(error)
         writer.close()
 
     async with server("", serve) as port:
         connection = await PodDialer().dial("", port)
         await connection.source.read()
-        await connection.sink.write(b"last words")
+        async with asyncio.timeout(10):
+            await connection.sink.write(bytes(MIB))
         await connection.close()
-        assert await got == b"last words"
+        closed.set()
+        assert await got == MIB
 
 
 @pytest.mark.root

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import os
 import resource
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
@@ -14,7 +14,8 @@ from sampan.server.streaming.connection import BUFFERED
 from sampan.wire.remotecommand.channels import Channel, Wanted
 from sampan.wire.remotecommand.status import Status
 from tests.fake_streams import PIPE, FakeCommand
-from tests.sessions import ALL, TERMINAL, Lab, lab
+from tests.runtime.system import until
+from tests.sessions import ALL, TERMINAL, Lab, descriptors, lab
 from tests.stream_clients import CARRIERS, Client
 
 both = pytest.mark.parametrize("carrier", CARRIERS)
@@ -24,12 +25,6 @@ both = pytest.mark.parametrize("carrier", CARRIERS)
 async def it() -> AsyncIterator[Lab]:
     async with lab() as made:
         yield made
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.002)
 
 
 @both
@@ -280,8 +275,9 @@ async def test_what_an_attached_client_said_last_is_heard(it: Lab, carrier: str)
     it.attachments.programs[it.container] = slow
     client = await it.attach(carrier)
     await client.say(b"a" * (8 * PIPE))
-    client.writer.close()
+    client.writer.write_eof()
     await until(lambda: len(heard) == 8 * PIPE)
+    client.writer.close()
 
 
 @both
@@ -301,14 +297,14 @@ async def test_sessions_leave_no_task_and_no_descriptor(it: Lab, carrier: str) -
         await (await it.exec(carrier, "echo")).finished()
     await until(lambda: it.sessions.open()["exec"] == 0)
     await asyncio.sleep(0.05)
-    tasks, descriptors = len(asyncio.all_tasks()), len(os.listdir("/proc/self/fd"))
+    tasks, before = len(asyncio.all_tasks()), descriptors()
     for number in range(40):
         client = await it.exec(carrier, "echo" if number % 2 else "sleep")
         client.leave()
     await until(lambda: it.sessions.open()["exec"] == 0)
     await asyncio.sleep(0.05)
     assert len(asyncio.all_tasks()) == tasks
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert descriptors() == before
 
 
 async def test_bytes_are_counted_for_the_log(it: Lab, caplog: pytest.LogCaptureFixture) -> None:

@@ -3,12 +3,16 @@
 import asyncio
 import hashlib
 import os
+import socket
+import struct
+import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import pytest
 
+from sampan.host.sandbox.dial import PodDialer
 from sampan.runtime.stream_ports import Connection, Dialer
 from sampan.server.streaming.connection import Hangups, Wire
 from sampan.server.streaming.forward import ForwardSession, Patience
@@ -19,8 +23,10 @@ from sampan.wire.portforward.over_websocket import BINARY, OverWebSocket
 from sampan.wire.spdy import session as spdy
 from sampan.wire.spdy.frames import data_head
 from tests.fake_streams import FakeConnection, FakeDialer, echo
+from tests.host.sandbox import listening
 
 NETNS = "/run/netns/pod"
+WINDOWS = (b"\x80\x03\x00\x04", b"\x80\x03\x00\x09")  # SETTINGS and WINDOW_UPDATE
 SOON = Patience(blocked=0.2, incomplete=0.05, silence=0.05, leaving=0.3)
 
 
@@ -56,7 +62,7 @@ async def serving(
     wire = await made
     served = asyncio.create_task(ForwardSession(wire, talk, dialer, netns, patience).serve())
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             yield Running(reader, writer, wire, served)
     finally:
         writer.close()
@@ -83,8 +89,10 @@ class Link:
 class Client:
     """A SPDY client, as client-go's; `read` takes what has come, and every `until` reads."""
 
-    def __init__(self, running: Running) -> None:
+    def __init__(self, running: Running, *, windows: bool = True) -> None:
+        """Without `windows` as client-go: it neither keeps nor gives any."""
         self.running = running
+        self.windows = windows
         self.session = spdy.Session(server=False)
         self.links: list[Link] = []
         self.read_bytes = 0
@@ -99,9 +107,13 @@ class Client:
         self.links.append(link)
         return link
 
-    async def flush(self) -> None:
+    def write(self) -> None:
         for piece in self.session.to_send():
-            self.running.writer.write(piece)
+            if self.windows or bytes(piece[:4]) not in WINDOWS:
+                self.running.writer.write(piece)
+
+    async def flush(self) -> None:
+        self.write()
         await self.running.writer.drain()
 
     async def say(self, link: Link, data: bytes = b"", *, fin: bool = False) -> None:
@@ -113,7 +125,7 @@ class Client:
         self.read_bytes += len(data)
         for event in self.session.receive(data):
             self.take(event)
-        await self.flush()
+        self.write()
         return bool(data)
 
     def take(self, event: spdy.Event) -> None:
@@ -124,7 +136,8 @@ class Client:
                         self.digest.update(data)
                     else:
                         link.heard += data
-                    self.session.consumed(stream, len(data))
+                    if self.windows:
+                        self.session.consumed(stream, len(data))
                 case spdy.Received(stream, data) if stream == link.error:
                     link.words += data
                 case spdy.Ended(stream) if stream == link.data:
@@ -153,7 +166,8 @@ async def test_bytes_go_to_the_port_and_back_until_both_have_ended(dialer: FakeD
         link = client.connect()
         await client.say(link, b"ping", fin=True)
         await client.until(lambda: link.ended and link.words_ended)
-        assert (link.heard, link.words) == (b"ping", b"")
+        assert link.heard == b"ping"
+        assert not link.words
         assert not link.was_reset
 
 
@@ -296,6 +310,33 @@ async def test_a_port_that_hangs_alone_is_left_alone_and_memory_is_bounded(diale
         assert running.wire.received < 4 << 20
 
 
+async def test_a_byte_that_waits_does_not_keep_all_that_came_with_it(dialer: FakeDialer) -> None:
+    drained = 0
+
+    async def drain(connection: FakeConnection) -> None:
+        nonlocal drained
+        while data := await connection.sink.read():
+            drained += len(data)
+
+    dialer.ports[NETNS, 81], dialer.ports[NETNS, 82] = _stuck, drain
+    async with serving(OverSpdy(), dialer) as running:
+        client = Client(running, windows=False)
+        stuck, other = client.connect(81), client.connect(82)
+        await client.flush()
+        await client.read()
+        _without_windows(client, stuck, 1 << 18)  # what the port's own buffer takes, and more
+        tracemalloc.start()
+        try:
+            for _ in range(300):
+                running.writer.write(data_head(stuck.data, 1, False) + b"x")
+                _without_windows(client, other, 1 << 17)
+                await running.writer.drain()
+            await listening.until(lambda: drained == 300 << 17)
+            assert tracemalloc.get_traced_memory()[0] < 8 << 20
+        finally:
+            tracemalloc.stop()
+
+
 async def test_a_client_that_leaves_while_its_port_hangs_is_noticed(dialer: FakeDialer) -> None:
     dialer.ports[NETNS, 81] = _stuck
     async with serving(OverSpdy(), dialer, SOON) as running:
@@ -305,7 +346,9 @@ async def test_a_client_that_leaves_while_its_port_hangs_is_noticed(dialer: Fake
         await client.read()
         _without_windows(client, stuck, 8 << 20)
         await asyncio.sleep(0.1)
-        running.writer.transport.abort()
+        connection = running.writer.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        running.writer.transport.abort()  # a reset; an end would wait in line behind its bytes
         async with asyncio.timeout(5):
             await running.served
 
@@ -344,7 +387,7 @@ async def test_a_client_that_reads_nothing_holds_up_the_port(dialer: FakeDialer)
     dialer.ports[NETNS, 81] = flood
     async with serving(OverSpdy(), dialer) as running:
         running.reader._transport.pause_reading()  # type: ignore[attr-defined]
-        client = Client(running)
+        client = Client(running, windows=False)
         for _ in range(20):
             client.connect(81)
         await client.flush()
@@ -480,14 +523,15 @@ async def test_plain_channels_echo(dialer: FakeDialer) -> None:
     async with serving(OverWebSocket([80], BINARY), dialer, SOON) as running:
         client = WebSocketClient(running)
         await client.say(0, b"ping")
-        await client.until(lambda: client.heard.get(0) == b"\x50\x00ping")
+        await client.until(lambda: client.heard.get(0, bytearray()) == b"\x50\x00ping")
 
 
-async def test_bulk_both_ways_at_once_arrives_whole(dialer: FakeDialer) -> None:
-    size, chunk = 32 << 20, os.urandom(1 << 16)
-    async with serving(OverSpdy(), dialer) as running:
-        client = Client(running)
-        link = client.connect()
+async def bulk(dialer: Dialer, netns: str, port: int, size: int, *, windows: bool = False) -> None:
+    """`size` bytes to an echo and back, at once, compared by digest."""
+    chunk = os.urandom(1 << 16)
+    async with serving(OverSpdy(), dialer, netns=netns) as running:
+        client = Client(running, windows=windows)
+        link = client.connect(port)
         client.digest = hashlib.sha256()
         await client.flush()
         await client.read()
@@ -495,13 +539,59 @@ async def test_bulk_both_ways_at_once_arrives_whole(dialer: FakeDialer) -> None:
 
         async def send() -> None:
             for _ in range(size >> 16):
-                running.writer.write(data_head(link.data, len(chunk), False) + chunk)
+                if windows:
+                    client.session.send(link.data, chunk)
+                    client.write()
+                    while client.session.backlog(link.data):  # noqa: ASYNC110 - tests may
+                        await asyncio.sleep(0)  # the other task reads
+                else:
+                    running.writer.write(data_head(link.data, len(chunk), False) + chunk)
                 sent.update(chunk)
                 await running.writer.drain()
-            running.writer.write(data_head(link.data, 0, True))
+            client.session.send(link.data, fin=True)
+            client.write()
 
         async with asyncio.TaskGroup() as both:
             both.create_task(send())
             while not link.ended:
                 assert await client.read()
         assert client.digest.digest() == sent.digest()
+
+
+@pytest.mark.parametrize("windows", [True, False])
+async def test_bulk_both_ways_at_once_arrives_whole(dialer: FakeDialer, windows: bool) -> None:
+    await bulk(dialer, NETNS, 80, 32 << 20, windows=windows)
+
+
+@pytest.mark.root
+async def test_a_pod_s_network_with_two_hundred_connections_of_which_some_are_bad() -> None:
+    with listening.network() as netns:
+        async with (
+            listening.server(netns, listening.echo) as port,
+            listening.server(netns, listening.echo, "::1") as six,
+            listening.server(netns, listening.nothing) as hung,
+        ):
+            before = listening.descriptors()
+            async with serving(OverSpdy(), PodDialer(), SOON, netns=netns) as running:
+                client = Client(running)
+                refused, stuck, ipv6 = client.connect(1), client.connect(hung), client.connect(six)
+                links = [client.connect(port) for _ in range(200)]
+                await client.until(lambda: refused.words_ended)
+                assert b"port 1 " in refused.words
+                await client.say(stuck, b"hello?")
+                for number, link in enumerate(links):
+                    client.session.send(link.data, b"%d" % number * 1000, fin=True)
+                await client.say(ipv6, b"six", fin=True)
+                await client.until(lambda: all(link.ended for link in [*links, ipv6]))
+                assert [bytes(link.heard) for link in links] == [b"%d" % n * 1000 for n in range(200)]
+                assert ipv6.heard == b"six"
+                assert not stuck.ended
+            await listening.until(lambda: listening.descriptors() <= before)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("windows", [True, False])
+async def test_a_hundred_mebibytes_both_ways_through_a_pod_s_network(windows: bool) -> None:
+    with listening.network() as netns:
+        async with listening.server(netns, listening.echo) as port:
+            await bulk(PodDialer(), netns, port, 100 << 20, windows=windows)

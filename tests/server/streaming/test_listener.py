@@ -1,7 +1,6 @@
 """The address of sessions: what is let in, what is turned away, and what that costs those who are in."""
 
 import asyncio
-import os
 import re
 import socket
 import time
@@ -17,7 +16,8 @@ from sampan.server.streaming.listener import Listener
 from sampan.server.streaming.tokens import Tokens
 from sampan.wire.remotecommand.status import Status
 from sampan.wire.upgrade import Refused
-from tests.sessions import ALL, Lab, lab
+from tests.runtime.system import until
+from tests.sessions import ALL, Lab, descriptors, lab
 from tests.stream_clients import Client
 
 UPGRADE = "Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: v4.channel.k8s.io\r\n"
@@ -149,7 +149,7 @@ async def test_a_client_that_says_nothing_is_closed_after_its_time(
 
 async def test_clients_that_say_nothing_keep_no_session_out(it: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     port = int((await it.url("echo")).split(":")[2].split("/")[0])
-    descriptors = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     silent = []
     for number in range(module.HALF_OPEN + 100):
         client = socket.create_connection(("127.0.0.1", port))
@@ -163,11 +163,9 @@ async def test_clients_that_say_nothing_keep_no_session_out(it: Lab, monkeypatch
     assert len(it.listener._half_open) <= module.HALF_OPEN
     for client in silent:
         client.close()
-    async with asyncio.timeout(10):
-        while it.listener._half_open:
-            await asyncio.sleep(0.01)
+    await until(lambda: not it.listener._half_open)
     await asyncio.sleep(0.05)
-    assert len(os.listdir("/proc/self/fd")) <= descriptors
+    assert descriptors() <= before
 
 
 async def test_more_sessions_than_there_may_be_are_told_when_to_come_back(
@@ -179,9 +177,7 @@ async def test_more_sessions_than_there_may_be_are_told_when_to_come_back(
     answer = await ask(url)
     assert status_of(answer) == 429 and "retry-after: 60" in answer.lower()
     clients[0].leave()
-    async with asyncio.timeout(10):
-        while it.sessions.open()["exec"] > 1:
-            await asyncio.sleep(0.01)
+    await until(lambda: it.sessions.open()["exec"] == 1)
     assert status_of(await ask(url)) == 101  # its token was not spent
     clients[1].leave()
 

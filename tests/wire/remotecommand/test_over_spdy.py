@@ -313,7 +313,11 @@ def test_goaway_waits_for_what_a_window_holds_back() -> None:
     peer.server.finish(Status())
     held = peer.server.backlog()
     assert held > 0
+    peer.say("stdin", b"late", fin=True)
+    peer.open("resize")
+    assert peer.told() == []
     peer.hear()
+    assert peer.order[-1] == "resize reset 3"
     assert "away" not in peer.order
     for _ in range(20):
         peer.session.consumed(peer.streams["stdout"], 200_000)

@@ -179,3 +179,22 @@ def test_a_window_cannot_grow_by_nothing_or_beyond_its_end(stream: int, count: i
 def test_a_window_of_ours_is_one_that_a_peer_can_keep(window: int) -> None:
     with pytest.raises(ValueError, match="a window of"):
         Limits(window=window)
+
+
+def test_a_peer_that_gave_a_window_once_gives_them_for_all_later_streams() -> None:
+    server = server_to(peer := Client(), 1)
+    server.receive(frames.window_update(1, 10) + peer.syn(3))
+    server.reply(3)
+    server.send(3, bytes(DEFAULT_WINDOW + 7))
+    assert server.backlog(3) == 7
+
+
+def test_an_end_alone_waits_for_the_reply_too() -> None:
+    client = Session(server=False)
+    said(client)
+    number = client.open(())
+    opening = said(client)
+    client.send(number, fin=True)
+    assert (opening[:4], said(client)) == (frames.WORD.pack(0x80030001), b"")
+    client.receive(Client().reply(number))
+    assert said(client) == frames.data_head(number, 0, True)

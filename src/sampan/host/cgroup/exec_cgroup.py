@@ -6,6 +6,7 @@ not ours was a session of a daemon that died. Not limits and no statistics; wher
 """
 
 import asyncio
+import errno
 import itertools
 import logging
 import os
@@ -234,8 +235,12 @@ def _opened(place: Place, pids: Sequence[int]) -> Iterator[list[int]]:
     with ExitStack() as closing:
         opened: dict[int, int] = {}
         for pid in pids:
-            with suppress(ProcessLookupError):
+            try:
                 opened[pid] = os.pidfd_open(pid)
+            except OSError as error:
+                if error.errno not in (errno.ESRCH, errno.EINVAL):  # EINVAL: it is just being buried
+                    raise
+            else:
                 closing.callback(os.close, opened[pid])
         ours = place.members() if opened else set()
         yield [pidfd for pid, pidfd in opened.items() if pid in ours]

@@ -198,7 +198,7 @@ def found(id: str, container: Container) -> Iterator[Place]:
 
 def tracked(id: str, container: Container) -> list[Place]:
     """The groups of a container that are not below its own, whoever made them."""
-    return [] if machine_layout().unified or not _hierarchy.known else all_of(id, container)
+    return [] if machine_layout().unified else all_of(id, container)
 
 
 def all_of(id: str, container: Container) -> list[Place]:

@@ -25,9 +25,7 @@ from sampan.wire import conmon
 CONNECT_SECONDS = 15.0  # conmon accepts nobody while it waits for a client; ten may queue
 _TURN = 32  # packets taken before the rest of the loop has its turn
 
-room = memoryview(
-    bytearray(conmon.ATTACH_OUTPUT)
-)  # for the packet at hand: it is used up before anybody waits
+room = memoryview(bytearray(conmon.ATTACH_OUTPUT))  # for the packet at hand, which is used up at once
 
 
 class Container:
@@ -52,9 +50,8 @@ class Container:
         self._forget = forget
         self._open = 0  # connections, and attempts at one
         self._idle: list[socket.socket] = []
-        self._pipe = (
-            -1
-        )  # the container's stdin: our own end for writing, or for reading once nobody else does
+        self._where: Path | None = None  # the container's stdin can be opened
+        self._pipe = -1  # that: for writing, which tells whether anybody reads; then for reading
 
     async def connect(self) -> socket.socket:
         """A connection for a new client, with nothing in it that was said before. NotFound, Unavailable."""
@@ -105,17 +102,17 @@ class Container:
         pipe = await in_thread(monitor.input_pipe, self._conmon) if self.takes_input else None
         if pipe is None or self._pipe >= 0 or not self.takes_input:
             return
+        self._where = pipe
         with suppress(OSError):  # conmon has just gone
             self._pipe = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            self._loop.add_reader(self._pipe, self._nobody_reads, pipe)  # all that this end can tell
+            self._loop.add_reader(self._pipe, self._nobody_reads)  # all that this end can tell
             if _is_broken(self._pipe):
-                self._nobody_reads(pipe)
+                self._nobody_reads()
 
-    def _nobody_reads(self, pipe: Path) -> None:
+    def _nobody_reads(self) -> None:
         """The container has closed its stdin: take what conmon still has for it, and send it no more."""
         self._no_input()
-        with suppress(OSError):
-            self._pipe = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        if self._pipe >= 0:
             self._loop.add_reader(self._pipe, self._discard_input)
 
     def _discard_input(self) -> None:
@@ -123,17 +120,22 @@ class Container:
             if not os.readv(self._pipe, [room]):
                 self._unwatch()
 
+    def _no_input(self) -> None:
+        """Send no more. From now on we have the pipe open for reading, so that conmon never meets one that nobody
+        has, and the container its end."""
+        self.takes_input = False
+        self._unwatch()
+        if self._where is not None:
+            with suppress(OSError):
+                self._pipe = os.open(self._where, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        for wake in self.stuck:
+            wake()
+
     def _unwatch(self) -> None:
         if self._pipe >= 0:
             self._loop.remove_reader(self._pipe)
             os.close(self._pipe)
             self._pipe = -1
-
-    def _no_input(self) -> None:
-        self.takes_input = False
-        self._unwatch()
-        for wake in self.stuck:
-            wake()
 
     def end_input(self, connection: socket.socket) -> None:
         """The container's stdin ends, as soon as conmon has passed on what was sent before."""
@@ -186,9 +188,7 @@ def packets(connection: socket.socket) -> Iterator[int]:
             count = connection.recv_into(room)
         except BlockingIOError:
             return
-        except (
-            ConnectionResetError
-        ):  # it left without having read all input; said once, its output is still to come
+        except ConnectionResetError:  # it has not read all input; said once, its output is still to come
             continue
         yield count
         if not count:

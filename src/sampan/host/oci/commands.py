@@ -6,8 +6,8 @@ crun stays with the command as its parent; for every other runtime the `adopter`
 """
 
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -75,8 +75,9 @@ class OciCommands:
             detached = await in_thread(state.status) is None
             place = ""
             if detached or wanted.tty:
-                place = await in_thread(self._make_place)
-                held.push_async_callback(in_thread, shutil.rmtree, place)
+                place = str(self._paths.state / "exec" / secrets.token_hex(8))
+                held.push_async_callback(in_thread, shutil.rmtree, place, True)  # noqa: FBT003
+                await finish(in_thread(os.makedirs, place, mode=0o700))
             line = _line(state.commands(handler), id, group.options, place, tty=wanted.tty, detached=detached)
             start = _with_terminal if wanted.tty else _with_pipes
             child, streams = await start(line, process, wanted, group)
@@ -84,12 +85,6 @@ class OciCommands:
         for output in streams.unwanted:
             self._tasks.start(f"output of a command in {id} that nobody wants", drained(output))
         return command
-
-    def _make_place(self) -> str:
-        """A directory for what the runtime and we tell each other by files."""
-        parent = self._paths.state / "exec"
-        parent.mkdir(mode=0o700, exist_ok=True)
-        return tempfile.mkdtemp(dir=parent)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,6 @@ class ExecChild:
         self._argv = argv
         self._log = log
         self._group = group
-        self._root = find(child.pid)
 
     async def exited(self) -> int:
         """Wait for the end: the command's exit code, 128 + n for one that signal n ended. ToolFailed, with the
@@ -43,10 +42,14 @@ class ExecChild:
 
     def verdict(self, code: int) -> int:
         """The same, of the code that the child has ended with."""
-        if code and (words := oci_runtime.errors(os.pread(self._log, _LOG_LIMIT, 0))):
+        if code and (words := self._words()):
             raise ToolFailed(self._argv, code, words)
         # minus a signal: the runtime itself was killed, from outside
         return code if code >= 0 else 128 - code
+
+    def _words(self) -> str:
+        """What the runtime has complained of; nobody asks one that was killed."""
+        return oci_runtime.errors(os.pread(self._log, _LOG_LIMIT, 0)) if self._log >= 0 else ""
 
     async def end(self) -> None:
         """Kill the command and everything that it started, unless it has exited; let go of it."""
@@ -57,13 +60,15 @@ class ExecChild:
     def leave(self) -> None:
         """Let go of it as it runs."""
         self.child.close()
-        os.close(self._log)
+        if self._log >= 0:
+            os.close(self._log)
+            self._log = -1
 
     async def _kill(self) -> None:
         if self._group is not None:
             await self._group.kill()
-        elif self._root is not None:
-            await kill_family(self._root)
+        elif (root := find(self.child.pid)) is not None:  # not reaped yet: the number is still its own
+            await kill_family(root)
         await self.child.end()
 
 
@@ -94,8 +99,9 @@ async def begin(
             _give_oom_score(child.pid, process)
             with feed:  # now it can go on
                 feed.write(content)
-        except BaseException:
-            await finish(begun.end())
+        except BaseException:  # it waits for what it is to run: it has started nothing
+            await finish(child.end())
+            begun.leave()
             raise
     return begun
 

@@ -120,9 +120,8 @@ class ForwardSession:
 
     async def _served(self) -> str:
         self._wire.when_hung_up(self._moved.set)
-        async with asyncio.TaskGroup() as group:
-            self._group = group
-            watching = [group.create_task(self._listen()), group.create_task(self._watch_idle())]
+        async with asyncio.TaskGroup() as self._group:
+            watching = [self._group.create_task(work) for work in (self._listen(), self._watch_idle())]
             words = await self._over
             for task in watching:
                 task.cancel()

@@ -123,10 +123,8 @@ class OverSpdy:
                 return self._opened(stream, headers)
             case spdy.Received(stream, data):
                 return self._received(stream, data)
-            case spdy.Ended(stream):
+            case spdy.Ended(stream) | spdy.WasReset(stream):
                 return self._ended(stream)
-            case spdy.WasReset(stream):
-                return self._was_reset(stream)
             case spdy.WentAway():
                 self._gone = True
                 return [Left("the client closed the session")]
@@ -174,7 +172,8 @@ class OverSpdy:
         return []
 
     def _ended(self, stream: int) -> Sequence[Event]:
-        """The client says nothing more on this stream."""
+        """The client says nothing more on this stream. One that it has reset takes no output either: the SPDY session
+        drops what is sent on it."""
         channel = self._channels.pop(stream, None)
         if channel is not Channel.STDIN or not self._input_wanted or self._finished:
             return []
@@ -182,12 +181,6 @@ class OverSpdy:
             self._early_end = True
             return []
         return [InputEnd()]
-
-    def _was_reset(self, stream: int) -> Sequence[Event]:
-        for channel, known in list(self._streams.items()):
-            if known == stream:
-                del self._streams[channel]
-        return self._ended(stream)
 
 
 def _needed(wanted: Wanted, *, resizes: bool) -> set[Channel]:

@@ -3,7 +3,7 @@
 There is no clock here, so it counts. Answers: what the peer makes us queue between two drains of the queue; a Go
 client has at most one ping under way, however long it was not read from. Idle frames: each costs one, each data frame
 in either direction earns one. So a peer that keeps a session alive by pings alone (one each five seconds) can do that
-for a month, one whose streams carry anything never runs out, and a flood costs us about a second of work before it ends
+for a month, one whose streams carry anything never runs out, and a flood costs us seconds of work in all before it ends
 the connection. Who also sends data to go on flooding could as well send data only: that flood ends at its consumer.
 """
 

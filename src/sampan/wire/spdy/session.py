@@ -102,7 +102,8 @@ class Session:
         return events
 
     def to_send(self) -> list[Data]:
-        """Bytes for the peer, each once. Payload is what `send` was given, not a copy."""
+        """Bytes for the peer, each once; call it after every `receive` too, which answers and releases what waited.
+        Payload is what `send` was given, not a copy."""
         self._patience.drained()
         out, self._out = self._out, []
         return out
@@ -146,7 +147,7 @@ class Session:
         self._release(it)
 
     def reset(self, stream: int, status: int = CANCEL) -> None:
-        """Give the stream up, both ways; what waits is dropped, and nothing more comes from it."""
+        """Give the stream up, both ways; what waits is dropped, and no later `receive` tells of it."""
         if it := self._streams.get(stream):
             self._out.append(frames.rst_stream(stream, status))
             self._forget(it)
