@@ -174,6 +174,9 @@ class Client:
     def stderr(self) -> bytes:
         return bytes(self.heard.output[Channel.STDERR])
 
+    def has_said(self, count: int) -> bool:
+        return self.heard.count >= count
+
     async def say(self, data: bytes) -> None:
         self._talk.say(data)
         await self.flush()

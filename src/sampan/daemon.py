@@ -222,11 +222,7 @@ async def _machine(
         bundles=HostBundles(config.paths),
         facts=HostFacts(),
         cdi=CdiDirectories(config.runtime.cdi_dirs),
-        io_classes=HostIoClasses(
-            config.cgroup.blockio_config,
-            ignore_blockio=config.cgroup.ignore_blockio_not_enabled,
-            ignore_rdt=config.cgroup.ignore_rdt_not_enabled,
-        ),
+        io_classes=_io_classes(config),
         handlers=handlers,
         commands=commands,
         attachments=attachments,
@@ -234,6 +230,14 @@ async def _machine(
         host=host,
         node=os.uname().nodename,
         pod_init=init.path,
+    )
+
+
+def _io_classes(config: Config) -> HostIoClasses:
+    return HostIoClasses(
+        config.cgroup.blockio_config,
+        ignore_blockio=config.cgroup.ignore_blockio_not_enabled,
+        ignore_rdt=config.cgroup.ignore_rdt_not_enabled,
     )
 
 

@@ -36,8 +36,33 @@ async def test_an_exec_is_asked_for_as_it_came(it: Lab) -> None:
     assert operation == ExecIn(it.container, ("sh", "-c", "x"), Wanted(stdin=True, stdout=True, tty=True))
 
 
+@pytest.mark.parametrize("name", ["stdin", "stdout", "stderr"])
+async def test_one_stream_is_enough_for_an_exec(it: Lab, name: str) -> None:
+    asked = {"stdin": False, "stdout": False, "stderr": False, name: True}
+    request = cri.ExecRequest(container_id=it.container, cmd=["sh"], **cast(Any, asked))
+    url = (await rpcs(it).Exec(request, None)).url
+    operation = it.tokens.take(url.rpartition("/")[2], "exec")
+    assert operation == ExecIn(it.container, ("sh",), Wanted(**asked))
+
+
+async def test_a_terminal_has_no_stderr(it: Lab) -> None:
+    with pytest.raises(Invalid, match="tty and stderr exclude each other"):
+        await rpcs(it).Exec(
+            cri.ExecRequest(container_id=it.container, cmd=["sh"], stderr=True, tty=True), None
+        )
+    with pytest.raises(Invalid, match="tty and stderr exclude each other"):
+        await rpcs(it).Attach(cri.AttachRequest(container_id=it.container, stderr=True, tty=True), None)
+
+
+async def test_a_terminal_is_attached_to_only_where_there_is_one(it: Lab) -> None:
+    with pytest.raises(Invalid, match="has no terminal"):
+        await rpcs(it).Attach(cri.AttachRequest(container_id=it.container, stdout=True, tty=True), None)
+    there = await it.system.started(it.pod, "tty", tty=True)
+    await rpcs(it).Attach(cri.AttachRequest(container_id=there, stdout=True, tty=True), None)
+
+
 async def test_an_attach_is_asked_for_as_it_came(it: Lab) -> None:
-    request = cri.AttachRequest(container_id=it.container, stdout=True, stderr=True)
+    request = cri.AttachRequest(container_id=it.container, stdin=False, stdout=True, stderr=True)
     url = (await rpcs(it).Attach(request, None)).url
     assert it.tokens.take(url.rpartition("/")[2], "attach") == AttachTo(
         it.container, Wanted(stdout=True, stderr=True)

@@ -1,9 +1,11 @@
+from typing import Any
+
 import pytest
 
 from sampan.config import ConfigInvalid, loads
 from sampan.wire.streaming_settings import Streaming, problems
 
-TLS = {"tls_cert": "/tls/cert", "tls_key": "/tls/key", "tls_client_ca": "/tls/ca"}
+TLS: dict[str, Any] = {"tls_cert": "/tls/cert", "tls_key": "/tls/key", "tls_client_ca": "/tls/ca"}
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.1.2.3", "::1"])

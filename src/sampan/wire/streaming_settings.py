@@ -1,4 +1,3 @@
-# ruff: noqa: RUF009 - a default made by a call is the point of `key`: checked at import, and immutable
 """The configuration of sessions, and what makes it unsafe: a listener that strangers can reach needs to know its
 clients, for a session is root's work in a container."""
 

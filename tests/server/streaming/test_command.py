@@ -6,6 +6,7 @@ import os
 import resource
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -223,7 +224,7 @@ async def test_traffic_keeps_a_session_open(carrier: str) -> None:
         for number in range(6):
             await asyncio.sleep(0.1)
             await client.say(b"x")
-            await client.until(lambda said=number + 1: len(client.stdout) == said)
+            await client.until(partial(client.has_said, number + 1))
         await client.end()
         assert (await client.finished()) == Status(code=0)
 

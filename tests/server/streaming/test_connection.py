@@ -113,7 +113,7 @@ async def test_a_writer_waits_for_a_slow_client_and_not_for_a_quick_one() -> Non
         reading = asyncio.create_task(everything(client))
         await asyncio.wait_for(wire.drain(), 10)
         size = wire.sent
-        await wire.close()
+        await wire.close(linger=0.05)
         assert len(await reading) == size
 
 
@@ -136,7 +136,7 @@ async def test_pieces_arrive_as_they_are(pieces: list[bytes | memoryview]) -> No
     async with connected() as (wire, client):
         reading = asyncio.create_task(everything(client))
         wire.write(pieces)
-        await wire.close()
+        await wire.close(linger=0.05)
         assert await reading == b"".join(pieces)
 
 

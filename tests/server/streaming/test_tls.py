@@ -2,6 +2,7 @@ import datetime
 import ipaddress
 import ssl
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -74,8 +75,8 @@ class Files:
         self.ours, self.strangers = Authority("ours", directory), Authority("strangers", directory)
         self.cert, self.key = self.ours.issue("server")
 
-    def keys(self, *, clients: bool = False) -> dict[str, str]:
-        keys = {"tls_cert": str(self.cert), "tls_key": str(self.key)}
+    def keys(self, *, clients: bool = False) -> dict[str, Any]:
+        keys: dict[str, Any] = {"tls_cert": str(self.cert), "tls_key": str(self.key)}
         return {**keys, "tls_client_ca": str(self.ours.file)} if clients else keys
 
     def client(self, authority: Authority | None = None) -> ssl.SSLContext:

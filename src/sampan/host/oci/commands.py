@@ -76,7 +76,7 @@ class OciCommands:
             place = ""
             if detached or wanted.tty:
                 place = str(self._paths.state / "exec" / secrets.token_hex(8))
-                held.push_async_callback(in_thread, shutil.rmtree, place, True)  # noqa: FBT003
+                held.push_async_callback(in_thread, shutil.rmtree, place, True)
                 await finish(in_thread(os.makedirs, place, mode=0o700))
             line = _line(state.commands(handler), id, group.options, place, tty=wanted.tty, detached=detached)
             start = _with_terminal if wanted.tty else _with_pipes

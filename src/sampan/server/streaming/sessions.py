@@ -33,15 +33,10 @@ class Sessions:
         self._dialer = dialer
         self._keep_input = keep_input
         self._open: Counter[str] = Counter()
-        self._served: Counter[str] = Counter()
 
     def open(self) -> Mapping[str, int]:
         """How many are open, by kind."""
         return {kind: self._open[kind] for kind in KINDS}
-
-    def served(self) -> Mapping[str, int]:
-        """How many there have been, by kind."""
-        return {kind: self._served[kind] for kind in KINDS}
 
     async def serve(self, wire: Wire, head: Head, operation: Operation) -> None:
         """Answer the request and have the session. Raises Refused, before any answer, for a client that speaks nothing
@@ -55,7 +50,6 @@ class Sessions:
         loop = asyncio.get_running_loop()
         begin, words = loop.time(), "the daemon ends"
         self._open[operation.kind] += 1
-        self._served[operation.kind] += 1
         log.debug("a session begins", extra=_fields(operation, upgrade))
         try:
             words = await session.serve()
