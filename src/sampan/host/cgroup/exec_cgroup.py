@@ -119,13 +119,18 @@ class ExecGroup:
             await finish(in_thread(_closed, place))
 
 
-async def exec_group(id: str, container: Container, *, outlive: bool = False) -> ExecGroup:
+async def exec_group(
+    id: str, container: Container, *, outlive: bool = False, unseen: bool = False
+) -> ExecGroup:
     """A group for a command that is about to be run in the container `id`. With `outlive` the command is not to end
-    when this daemon dies.
+    when this daemon dies. With `unseen` there is none where the command would find itself in it, without the limits
+    that its container's group shows (cgroup v2).
 
     In this order: make it, start the OCI runtime with its `options`, `enter` it, tell it what to run, and in the end
     (`kill` and) `close`.
     """
+    if unseen and exec_places.nested():
+        return ExecGroup(None)
     if exec_places.at_hand():  # nothing to do before `enter`
         return ExecGroup(exec_places.new(id, container), outlive=outlive)
     return await in_thread(_group, id, container, outlive)

@@ -174,15 +174,20 @@ class Nested:
         return _MARK in os.listxattr(self._path)
 
 
+def nested() -> bool:
+    """Whether groups are below the container's."""
+    return machine_layout().unified
+
+
 def at_hand() -> bool:
     """Whether `new` takes no look at the machine."""
-    return not machine_layout().unified and _hierarchy.known
+    return not nested() and _hierarchy.known
 
 
 def new(id: str, container: Container) -> Place | None:
     """A group for a command in the container `id`, which is still to be made; None where there can be none."""
     number = f"{_RUN}-{next(_numbers)}"
-    if machine_layout().unified:
+    if nested():
         group = container.cgroup() if container.takes_groups() else None
         return Nested(f"{_PREFIX}{number}", group) if group else None
     hierarchy = _hierarchy.path()
@@ -198,12 +203,12 @@ def found(id: str, container: Container) -> Iterator[Place]:
 
 def tracked(id: str, container: Container) -> list[Place]:
     """The groups of a container that are not below its own, whoever made them."""
-    return [] if machine_layout().unified else all_of(id, container)
+    return [] if nested() else all_of(id, container)
 
 
 def all_of(id: str, container: Container) -> list[Place]:
     """The groups of commands in the container `id`, whoever made them."""
-    if machine_layout().unified:
+    if nested():
         group = container.cgroup()
         names = _names(f"{machine_layout().v2}/{group.below}") if group else []
         return [Nested(name, group) for name in names if name.startswith(_PREFIX)]
@@ -270,10 +275,6 @@ def _mounted() -> int:
     try:
         opened.append(fsopen("cgroup"))
         fsconfig(opened[0], FSCONFIG_SET_FLAG, "none")
-        # Else entering a group after a pause waits for an RCU grace period, 2 to 15 ms. Linux 6.0; it makes all moves
-        # on the machine faster for some nanoseconds of each fork (cgroup-v2.rst, "favordynmods").
-        with suppress(OSError):
-            fsconfig(opened[0], FSCONFIG_SET_FLAG, "favordynmods")
         fsconfig(opened[0], FSCONFIG_SET_STRING, "name", _HIERARCHY)
         fsconfig(opened[0], FSCONFIG_CMD_CREATE)
         opened.append(fsmount(opened[0]))

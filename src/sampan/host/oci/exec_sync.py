@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
+from sampan.host.cgroup.exec_cgroup import ExecGroup
 from sampan.host.oci.exec_child import begin, nothing
 from sampan.host.process import Budget
 from sampan.runtime.ports import ExecResult
@@ -47,8 +48,10 @@ class _Share(Budget):
         self._borrowed = 0
 
 
-async def exec_sync(argv: Sequence[str], process: Mapping[str, Any], seconds: float) -> ExecResult:
-    """Run `process` by `argv` (see `exec_child.begin`); `seconds` 0 waits for ever.
+async def exec_sync(
+    argv: Sequence[str], process: Mapping[str, Any], seconds: float, group: ExecGroup | None = None
+) -> ExecResult:
+    """Run `process` by `argv`, in `group` (see `exec_child.begin`); `seconds` 0 waits for ever.
 
     As with containerd, a command that cannot be run (not found, not executable, no such directory) is an
     error, ToolFailed, and not an exit code. TimeoutError after everything that it started has been killed.
@@ -56,7 +59,7 @@ async def exec_sync(argv: Sequence[str], process: Mapping[str, Any], seconds: fl
     much one of the outputs says, the beginning of the other is kept.
     """
     with closing(_Share()) as share, nothing() as stdin:
-        running = await begin(argv, process, stdin=stdin, outputs=share.outputs)
+        running = await begin(argv, process, stdin=stdin, outputs=share.outputs, group=group)
         try:
             async with asyncio.timeout(seconds or None) as time:
                 await running.child.exited()

@@ -239,8 +239,14 @@ class OciConmon:
     ) -> ExecResult:
         """Run `process` (an OCI process object) to its end; see `host.oci.exec_sync`."""
         await step("oci.exec_sync", id)
-        argv = self._commands(handler, id).exec_process(id, PROCESS, LOG)
-        return await exec_sync(argv, process, seconds)
+        state = self._state(handler, id)
+        argv = state.commands(handler).exec_process(id, PROCESS, LOG)
+        # a probe that is a JVM sizes itself by the limits that it finds
+        group = await exec_cgroup.exec_group(id, state, unseen=True)
+        try:
+            return await exec_sync(argv, process, seconds, group)
+        finally:
+            await group.close()
 
     async def end_sessions(self, handler: Handler, id: str) -> int:
         """Kill what a daemon that died was running in it for clients; how many commands."""
