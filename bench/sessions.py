@@ -17,7 +17,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from sampan.api import cri_pb2 as pb
-from sampan.wire.spdy.session import Limits, Received, Session, WasReset
+from sampan.wire.spdy.frames import Control, Kind, Piece, Splitter
+from sampan.wire.spdy.session import Session
 
 from bench.work import Bench, Pod
 
@@ -25,7 +26,6 @@ MIB = 1 << 20
 SIZE = 1024  # MiB of a run
 PORT = 5000
 _FRAME = 256 << 10
-_WINDOW = (1 << 31) - 1  # as good as none, which is what Go's clients do
 _LAST = 1  # the flag of a stream's last frame
 _HEAD = (
     "POST {path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n"
@@ -49,8 +49,9 @@ class Client:
             assert more, f"the server closed: {answer!r}"
             answer += more
         assert answer.startswith(b"HTTP/1.1 101"), answer
-        self.session = Session(server=False, limits=Limits(window=_WINDOW))
-        self.session.to_send()  # of windows, which crictl and kubectl know nothing of
+        self.session = Session(server=False)  # opens streams, no more: Go's clients know nothing of windows
+        self.session.to_send()
+        self.splitter = Splitter(1 << 16)
         self.rest = answer.partition(b"\r\n\r\n")[2]
 
     def open(self, *headers: tuple[str, str]) -> int:
@@ -75,10 +76,11 @@ class Client:
         """Read until `size` bytes of this stream have come."""
         left, data = size, self.rest
         while True:
-            for event in self.session.receive(data):
-                if isinstance(event, Received) and event.stream == stream:
-                    left -= len(event.data)
-                assert not isinstance(event, WasReset), event
+            for frame in self.splitter.feed(data):
+                if isinstance(frame, Piece) and frame.stream == stream:
+                    left -= len(frame.data)
+                early = isinstance(frame, Control) and frame.kind in (Kind.RST_STREAM, Kind.GOAWAY)
+                assert left <= 0 or not early, frame
             if left <= 0:
                 break
             data = self.socket.recv(1 << 18)

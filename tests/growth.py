@@ -38,14 +38,20 @@ def sample(daemon: Daemon) -> Sample:
     proc = Path(f"/proc/{daemon.pid}")
     count = {
         "descriptors": len(list((proc / "fd").iterdir())),
-        "threads": len(list((proc / "task").iterdir())),
+        "threads": len(threads(daemon.pid)) - inside["pools"],
         "processes": len({*processes_of(daemon.directory), *children(daemon.pid)}),
         "files": sum(len(names) + len(below) for _, below, names in os.walk(daemon.state)),
         "tasks": inside["tasks"],
         "cgroups": inside["cgroups"],
         "blocks": inside["blocks"],
     }
-    return Sample(count, memory(daemon.pid, "VmRSS"), inside["task_names"])
+    return Sample(count, memory(daemon.pid, "VmRSS"), {**inside["task_names"], "threads": threads(daemon.pid)})
+
+
+def threads(pid: int) -> list[str]:
+    """All but those of grpc's own pool, which come and go with its load."""
+    names = [(task / "comm").read_text().strip() for task in Path(f"/proc/{pid}/task").iterdir()]
+    return [name for name in names if not name.startswith("event_engine")]
 
 
 def ask(daemon: Daemon) -> dict[str, int]:

@@ -22,6 +22,7 @@ from sampan.host.oci import exec_child
 
 LEAK = "SAMPAN_LEAK"
 EVERY = 100  # commands
+POOLS = ("quick_", "slow_")  # of `host.threads`: they grow to their bounds, and stay
 _kept: list[object] = []
 _begin = exec_child.begin
 
@@ -38,6 +39,7 @@ def counts() -> dict[str, Any]:
         "task_names": dict(names),
         "blocks": sys.getallocatedblocks(),
         "cgroups": len(groups),
+        "pools": sum(thread.name.startswith(POOLS) for thread in threading.enumerate()),
     }
 
 

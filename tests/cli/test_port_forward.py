@@ -3,13 +3,17 @@
 import hashlib
 import os
 import re
+import resource
 import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import grpc
 import pytest
@@ -264,3 +268,48 @@ def test_what_the_daemon_refuses_is_1_before_anything_is_promised(
 @pytest.mark.parametrize("argv", [("web",), ("web", "x"), ("web", "80", "--address", "everywhere")])
 def test_usage_is_2(sampan: Sampan, pod: cri.PodSandbox, argv: tuple[str, ...]) -> None:
     assert sampan("port-forward", *argv).code == 2
+
+
+def test_many_readers_that_sleep_hold_up_nobody_else(forward: Callable[..., Forwarding]) -> None:
+    it = forward(ECHO, COUNTING)
+    with ExitStack() as stack:
+        for _ in range(40):
+            sleeper = stack.enter_context(it.dial(ECHO))
+            sleeper.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sleeper.setblocking(False)
+            until_stuck(sleeper)
+        sock = stack.enter_context(it.dial(COUNTING))
+        sock.sendall(b"x" * MIB)
+        sock.shutdown(socket.SHUT_WR)
+        assert everything(sock) == b"%d" % MIB
+
+
+def until_stuck(sock: socket.socket) -> None:
+    """Say more than anybody takes."""
+    while select.select((), (sock,), (), 0.1)[1]:
+        sock.send(b"y" * (MIB // 4))
+
+
+def test_no_descriptors_left_is_said_once_and_passes(forward: Callable[..., Forwarding]) -> None:
+    it = forward(ECHO)
+    pid = it.process.pid
+    used = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    with it.dial(ECHO) as first:
+        first.sendall(b"1")
+        assert first.recv(10) == b"1"
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + 1, used + 1))
+        with it.dial(ECHO) as second:
+            assert "Too many open files" in it.said()
+            before = cpu_seconds(pid)
+            time.sleep(0.5)
+            assert cpu_seconds(pid) - before < 0.2
+            assert it.process.stderr is not None
+            assert not select.select((it.process.stderr,), (), (), 0)[0]
+            first.close()
+            second.sendall(b"2")
+            assert second.recv(10) == b"2"
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -46,7 +46,7 @@ async def test_an_attack_is_felt_by_nobody_else_and_leaves_nothing(victim: Victi
     )
     assert highest - before.resident <= MEMORY
     left = {name: (before.count[name], after.count[name]) for name in growth.COUNTS}
-    assert all(now <= then for then, now in left.values()), (left, after.tasks)
+    assert all(now <= then for then, now in left.values()), (left, before.tasks, after.tasks)
     assert at(times.echo, 0.99) < UNAFFECTED and at(times.lists, 0.99) < UNAFFECTED
     check(kind, done)
 

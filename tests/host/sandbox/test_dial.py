@@ -1,6 +1,7 @@
 """Connections into network namespaces, with real ones."""
 
 import asyncio
+import errno
 import hashlib
 import os
 import threading
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from sampan.host import syscalls
+from sampan.host.descriptors import Reader
 from sampan.host.sandbox.dial import PodDialer
 from sampan.host.threads import in_own_thread
 from sampan.model.errors import Invalid, NotFound, Unavailable
@@ -259,3 +261,35 @@ async def test_no_more_threads_at_once_than_agreed(netns: str, monkeypatch: pyte
     dialer = PodDialer()
     await asyncio.gather(*(dialer.dial(netns, 1) for _ in range(60)), return_exceptions=True)
     assert 1 < most <= 16
+
+
+async def test_a_close_that_is_cancelled_lets_go_all_the_same() -> None:
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(bytes(4 * MIB))
+        await asyncio.Event().wait()
+
+    async with server("", serve) as port:
+        connection = await PodDialer().dial("", port)
+        await connection.source.read()
+        await asyncio.sleep(0.1)  # much is there that nobody has read
+        closing = asyncio.create_task(connection.close())
+        for _ in range(2):
+            await asyncio.sleep(0)
+        assert not closing.done()
+        closing.cancel()
+        await asyncio.wait([closing])
+        assert isinstance(connection.source, Reader)
+        assert connection.source.fd == -1
+
+
+async def test_a_connection_that_finds_no_descriptor_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(_: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async with server("", serve) as port:
+        with monkeypatch.context() as patch, pytest.raises(Unavailable, match="Too many open files"):
+            patch.setattr(os, "dup", none_left)
+            await PodDialer().dial("", port)

@@ -57,6 +57,7 @@ def test_every_exit_code_survives(code: int) -> None:
         (b'{"status":"Success","extra":[1]}', Status()),
         (b"rpc error: not found\n", Status(failure="rpc error: not found")),
         (b"\xff\xfe", Status(failure="��")),
+        (b'{"status":"\xff"}', Status(failure='{"status":"\ufffd"}')),
         (b"", Status(failure="the server said b''")),
         (b" \n", Status(failure="the server said b' \\n'")),
         (b"[1, 2]", Status(failure="[1, 2]")),
