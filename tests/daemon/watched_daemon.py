@@ -32,9 +32,8 @@ def size(short: int, full: int) -> int:
 
 
 def tell(words: str) -> None:
-    """Figures of the full form are what it is run for."""
-    if FULL:
-        print(f"\n{words}", flush=True)
+    """Figures, which `pytest -s` shows."""
+    print(f"\n{words}", flush=True)
 
 
 class Watched(Live):

@@ -248,3 +248,58 @@ async def test_a_terminal_that_nobody_has_open_ends() -> None:
     os.close(slave)
     assert [await reader.read(), await reader.read()] == [b"last words", b""]
     writer.close()
+
+
+async def test_an_end_that_is_set_for_a_terminal_comes_after_all_that_was_said() -> None:
+    master, slave = os.openpty()
+    tty.setraw(slave)
+    os.set_blocking(slave, False)
+    said = 0
+    with suppress(BlockingIOError):
+        while True:
+            said += os.write(slave, bytes(1000))
+    reader = Reader(master)
+    reader.expire()
+    heard = 0
+    async with asyncio.timeout(5):
+        while data := await reader.read():
+            heard += len(data)
+    os.close(slave)
+    assert (heard, said > 8192) == (said, True)
+
+
+async def test_an_end_that_is_set_for_a_terminal_comes_however_much_an_orphan_says() -> None:
+    master, slave = os.openpty()
+    tty.setraw(slave)
+    reader = Reader(master)
+    reader.expire()
+    heard = 0
+    async with asyncio.timeout(5):
+        while True:
+            if reader.fd >= 0:
+                os.write(slave, bytes(4000))
+            if not (data := await reader.read()):
+                break
+            heard += len(data)
+    os.close(slave)
+    assert heard <= 64 << 10
+
+
+async def test_what_was_said_while_the_kernel_found_a_terminal_closed_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It answers EIO for a terminal that was empty a moment before it was closed, whatever was written between."""
+    master, slave = os.openpty()
+    tty.setraw(slave)
+    reader, read = Reader(master), os.read
+    answers = [OSError(errno.EIO, os.strerror(errno.EIO))]
+
+    def late(fd: int, count: int) -> bytes:
+        if answers:
+            os.write(slave, b"last words")
+            os.close(slave)
+            raise answers.pop()
+        return read(fd, count)
+
+    monkeypatch.setattr(os, "read", late)
+    assert [await reader.read(), await reader.read()] == [b"last words", b""]

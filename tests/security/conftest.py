@@ -1,6 +1,7 @@
 """One daemon for all tests of a file, an image made to be attacked with, and short words for requests."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ def entries() -> list[images.Entry]:
             "caps/cat", data=busybox, mode=0o755, pax={"SCHILY.xattr.security.capability": INHERITABLE_FILE}
         ),
         images.Entry("less-for-odd", data=b"secret", mode=0o707, gid=1234),
+        images.Entry("again", data=b"#!/proc/self/exe\n", mode=0o755),  # runs whoever runs it
         images.Entry("etc/passwd", data=PASSWD),
         images.Entry("etc/group", data=GROUP),
     ]
@@ -50,7 +52,10 @@ def user_image(user: str) -> images.Image:
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """A running daemon with the image; its environment holds what must never reach a container or a tool."""
     live = Live(os.getpid() % 200 + 20, cgroup_drivers.DRIVERS[-1])
-    planted = {"SECRET_CANARY": SECRET, "RUN_OCI_SECCOMP_RECEIVER": f"/{SECRET}"}
+    planted = {"SECRET_CANARY": SECRET, "RUN_OCI_SECCOMP_RECEIVER": f"/{SECRET}", "LISTEN_FDS": "60"}
+    if shutil.which("runc"):
+        with live.own.config.open("a") as config:
+            config.write("[runtime.handlers.runc]\n")
     try:
         private_daemon.start(live.own, environment=planted)
         archive = tmp_path_factory.mktemp("archive") / "box.tar"

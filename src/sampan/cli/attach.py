@@ -36,7 +36,7 @@ def attach_command(invocation: Invocation, word: str, no_stdin: bool, detach_key
     url = client.call(client.runtime.Attach, request).url
     console = session.console(stdin=stdin, tty=tty, keys=detach_keys, redraw=True)
     try:
-        status = session.attend(url, console, invocation.seconds)
+        status = session.attend(url, console, signals.Signals(invocation.seconds))
     except signals.Interrupted as interrupted:
         return interrupted.tell("the session", invocation.seconds)
     if status is None:

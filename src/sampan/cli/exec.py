@@ -68,7 +68,7 @@ def _session(url: str, request: cri.ExecRequest, keys: bytes, seconds: float) ->
     if request.stdin and request.tty and console.raw is None:
         click.echo(_NO_TERMINAL, err=True)
     try:
-        status = session.attend(url, console, seconds)
+        status = session.attend(url, console, signals.Signals(seconds))
     except signals.Interrupted as interrupted:
         return interrupted.tell("the command", seconds)
     if status is None:

@@ -3,8 +3,10 @@
 import os
 import secrets
 import signal
+import sys
 import uuid
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self
@@ -14,7 +16,7 @@ import click
 from sampan.api import cri_pb2 as cri
 from sampan.cli import arguments, run_config
 from sampan.cli.client import Client
-from sampan.cli.exec import NOT_AVAILABLE
+from sampan.cli.exec import detach_option
 from sampan.cli.images import named_image, pull
 from sampan.cli.invocation import Failed, Invocation, Parsed
 from sampan.cli.lifecycle import GRACE, log_directory, remove_thing
@@ -86,29 +88,29 @@ def _mount(text: str) -> cri.Mount:
 )
 @click.option("--handler", default="", help="Runtime handler; by default the daemon's default.")
 @click.option("-i", "--interactive", is_flag=True, help="Pass standard input on.")
-@click.option("-t", "--tty", is_flag=True, help="Give it a terminal.")
+@click.option("-t", "--tty", is_flag=True, help="Give it a terminal; with -i it is this one, until it ends.")
+@detach_option
 @click.pass_obj
 def run_command(
     invocation: Invocation,
     /,
     image: str,
     command: tuple[str, ...],
-    interactive: bool,
-    tty: bool,
     **options: Any,  # noqa: ANN401 - the fields of Wish
 ) -> int:
     """Run an image: pull it if it is not here, make a pod and a container, show its output.
 
     Ends with the container's exit code. ^C stops the container, a second ^C kills it. What has ended stays
-    listed, with its log, until `sampan rm`; --rm removes it at once.
+    listed, with its log, until `sampan rm`; --rm removes it at once. With -it every key goes to the container, but for
+    the detach keys, which leave it running.
     """
     wish = Wish(image=image, command=arguments.words(command), **options)
-    if interactive or tty:
-        raise Failed("an interactive run (-i, -t) is not available in this version", NOT_AVAILABLE)
     if wish.detach and wish.remove:
         raise click.UsageError("--rm cannot be used with -d: nobody is left to remove it")
     if wish.net == "host" and wish.publish:
         raise click.UsageError("-p cannot be used with --net host: its ports are the host's already")
+    if wish.interactive and wish.tty and not wish.detach and not (sys.stdin and os.isatty(0)):
+        raise click.UsageError("-t cannot be used with -i if standard input is no terminal: leave it out")
     return run(invocation.client, wish)
 
 
@@ -124,17 +126,31 @@ def run(client: Client, wish: Wish) -> int:
         container = run_config.container(wish, name, image_id)
     except ValueError as error:
         raise click.UsageError(f"--user {wish.user!r} {error}") from error
-    with _Interrupts(client) as interrupts:
-        pod, id = _make(client, run_config.pod(wish, name, uid, str(logs)), container, wish.handler)
+    config = run_config.pod(wish, name, uid, str(logs))
+    with _Interrupts(client) as interrupts, _made(client, config, container, wish.handler) as made:
         if wish.detach:
-            click.echo(id)
+            made.start()
+            click.echo(made.id)
             return 0
-        code = _attend(client, id, logs / container.log_path, interrupts)
+        try:
+            code = _attend(client, made, wish, logs / container.log_path, interrupts)
+        except BrokenPipeError:  # nobody reads what it writes
+            client.call(
+                client.runtime.StopContainer, cri.StopContainerRequest(container_id=made.id, timeout=GRACE)
+            )
+            _finish(client, made.pod, wish)
+            raise
+    if code is None:
+        return 0
+    _finish(client, made.pod, wish)
+    return code
+
+
+def _finish(client: Client, pod: cri.PodSandbox, wish: Wish) -> None:
     if wish.remove:
         remove_thing(client, pod)
     else:  # give back its network; what is left is for `logs`, `inspect` and `rm`
         client.call(client.runtime.StopPodSandbox, cri.StopPodSandboxRequest(pod_sandbox_id=pod.id))
-    return code
 
 
 def _require_free(client: Client, name: str) -> None:
@@ -154,10 +170,27 @@ def _image(client: Client, wish: Wish) -> str:
     return pull(client, wish.image)
 
 
-def _make(
+class _Made:
+    """A pod with a container that waits to be started."""
+
+    def __init__(self, client: Client, pod: cri.PodSandbox, id: str) -> None:
+        self._client = client
+        self.pod = pod
+        self.id = id
+        self.started = False
+
+    def start(self) -> None:
+        self._client.call(
+            self._client.runtime.StartContainer, cri.StartContainerRequest(container_id=self.id)
+        )
+        self.started = True
+
+
+@contextmanager
+def _made(
     client: Client, config: cri.PodSandboxConfig, container: cri.ContainerConfig, handler: str
-) -> tuple[cri.PodSandbox, str]:
-    """The pod and the id of its container, started; or nothing of either."""
+) -> Iterator[_Made]:
+    """The pod and its container; nothing of either if the block fails before it has started it."""
     request = cri.RunPodSandboxRequest(config=config, runtime_handler=handler)
     try:
         pod_id = client.call(client.runtime.RunPodSandbox, request).pod_sandbox_id
@@ -165,16 +198,16 @@ def _make(
         with suppress(OSError):  # log directories are the client's to remove; only an empty one is
             Path(config.log_directory).rmdir()
         raise
-    pod = cri.PodSandbox(id=pod_id, metadata=config.metadata, labels=config.labels)
+    made = _Made(client, cri.PodSandbox(id=pod_id, metadata=config.metadata, labels=config.labels), "")
     try:
         create = cri.CreateContainerRequest(pod_sandbox_id=pod_id, config=container, sandbox_config=config)
-        id = client.call(client.runtime.CreateContainer, create).container_id
-        client.call(client.runtime.StartContainer, cri.StartContainerRequest(container_id=id))
+        made.id = client.call(client.runtime.CreateContainer, create).container_id
+        yield made
     except BaseException:
-        with suppress(Failed):  # the first failure is the one to be told
-            remove_thing(client, pod)
+        if not made.started:
+            with suppress(Failed):  # the first failure is the one to be told
+                remove_thing(client, made.pod)
         raise
-    return pod, id
 
 
 class _Interrupts:
@@ -190,7 +223,8 @@ class _Interrupts:
 
     def __enter__(self) -> Self:
         for number in self.SIGNALS:
-            self._before[number] = signal.signal(number, self._count)
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._count)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -207,17 +241,35 @@ class _Interrupts:
             self._stops.append(self._client.runtime.StopContainer.future(request))
 
 
-def _attend(client: Client, id: str, log: Path, interrupts: _Interrupts) -> int:
-    """Show what the container writes until it has ended; its exit code."""
+def _attend(client: Client, made: _Made, wish: Wish, log: Path, interrupts: _Interrupts) -> int | None:
+    """Start it and show what it writes until it has ended; its exit code. None if the person left it before."""
+
+    def pass_on() -> None:
+        if made.started:
+            interrupts.pass_on(made.id)
+
+    if wish.interactive or wish.tty:
+        from sampan.cli import run_session
+
+        session = run_session.RunSession(client, wish, made.id, made.pod.metadata.name)
+        if not session.attend(made.start, pass_on):
+            return None
+    else:
+        made.start()
+        _show(client, made.id, log, pass_on)
+    status = client.status(made.id)
+    if status.reason not in ("Completed", "Error"):
+        click.echo(f"sampan: {status.reason}: {printable(status.message)}", err=True)
+    return status.exit_code
+
+
+def _show(client: Client, id: str, log: Path, pass_on: Callable[[], None]) -> None:
+    """What the container writes, until it has ended."""
 
     def ended() -> bool:
-        interrupts.pass_on(id)
+        pass_on()
         return client.status(id).state == cri.CONTAINER_EXITED
 
     for record in follow_log(log, ended):
         write(record)
-        interrupts.pass_on(id)
-    status = client.status(id)
-    if status.reason not in ("Completed", "Error"):
-        click.echo(f"sampan: {status.reason}: {printable(status.message)}", err=True)
-    return status.exit_code
+        pass_on()

@@ -19,6 +19,9 @@ class Wish:
     name: str | None = None
     remove: bool = False
     detach: bool = False
+    detach_keys: bytes = b""
+    interactive: bool = False
+    tty: bool = False
     publish: tuple[cri.PortMapping, ...] = ()
     env: tuple[cri.KeyValue, ...] = ()
     volume: tuple[cri.Mount, ...] = ()
@@ -75,6 +78,10 @@ def container(wish: Wish, name: str, image_id: str) -> cri.ContainerConfig:
         mounts=wish.volume,
         labels={RUN_LABEL: name},
         log_path=f"{name}.log",
+        stdin=wish.interactive,
+        # With a pipe's end its own input ends; who detaches from a terminal, or attaches later, finds it open.
+        stdin_once=wish.interactive and not wish.tty and not wish.detach,
+        tty=wish.tty,
         linux=cri.LinuxContainerConfig(resources=resources, security_context=context),
     )
 

@@ -8,7 +8,7 @@ import os
 import select
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -59,18 +59,21 @@ def console(*, stdin: bool, tty: bool, keys: bytes = b"", redraw: bool = False) 
     )
 
 
-def attend(url: str, console: Console, seconds: float = 0.0) -> Status | None:
-    """The session at `url` from its beginning to its end; None if the person left it with the detach keys. Raises
-    Failed, and Interrupted when a signal or the end of its time (`seconds`, 0: none) has ended it."""
+def attend(
+    url: str, console: Console, signals: Signals, begun: Callable[[], object] = lambda: None
+) -> Status | None:
+    """The session at `url` from its beginning to its end; None if the person left it with the detach keys. `begun` is
+    called once the daemon has agreed. Raises Failed, and Interrupted when one of `signals` has ended it."""
     where = urlsplit(url)
     client = remote.Client(link.target(where), where.netloc)
     with ExitStack() as stack:
-        signals = stack.enter_context(Signals(seconds))
+        stack.enter_context(signals)
         connection = link.connect(where)
         stack.callback(connection.close)
         session = Session(connection, client, signals, console)
         try:
             session.begin()
+            begun()
             if console.raw is not None:
                 stack.enter_context(console.raw)
             return session.run()
@@ -95,7 +98,7 @@ class Session:
         self._status: Status | None = None
 
     def begin(self) -> None:
-        """Until the daemon has agreed. Raises Failed."""
+        """Until the daemon has agreed, and knows the terminal's size. Raises Failed."""
         deadline = time.monotonic() + link.CONNECT_SECONDS
         self._link.push(self._client.to_send())
         try:
@@ -105,11 +108,11 @@ class Session:
                     raise Failed(link.NO_ANSWER)
         except Refused as refusal:
             raise Failed(f"the daemon refuses the session: {refusal}") from None
+        self._tell_size(redraw=self._console.redraw)
 
     def run(self) -> Status | None:
         """How it ended, None if the person left it. Raises Interrupted and Failed."""
         self._stdin = self._console.stdin
-        self._tell_size(redraw=self._console.redraw)
         while self._status is None and not self._detached:
             self._step(self._wait())
         if self._detached:

@@ -37,11 +37,13 @@ class Interrupted(Exception):
 class Signals:
     """A context manager; `fileno` is readable once one has come. Those that were ignored before (nohup) stay so.
 
-    `seconds`: for the whole of it, 0 without end.
+    `seconds`: for the whole of it, 0 without end. Who handles some of `ENDING` itself leaves them out of `ending`;
+    they make it readable all the same.
     """
 
-    def __init__(self, seconds: float = 0.0) -> None:
+    def __init__(self, seconds: float = 0.0, ending: tuple[int, ...] = ENDING) -> None:
         self._seconds = seconds
+        self._ending = ending
         self._timer_before = (0.0, 0.0)
         self._came: set[int] = set()
         self._ended_by = 0
@@ -53,7 +55,7 @@ class Signals:
         for end in (self._reader, self._writer):
             end.setblocking(False)
         self._wakeup_before = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-        for number in (*ENDING, *TERMINAL, *((signal.SIGALRM,) if self._seconds else ())):
+        for number in (*self._ending, *TERMINAL, *((signal.SIGALRM,) if self._seconds else ())):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._note)
         if self._seconds:

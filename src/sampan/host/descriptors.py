@@ -5,6 +5,7 @@ nothing to read or no room to write, so what nobody reads stays where it is and 
 """
 
 import asyncio
+import errno
 import fcntl
 import os
 import sys
@@ -16,6 +17,7 @@ _CHUNK, _BIG_CHUNK = 64 << 10, 256 << 10  # bytes of a read, at first and of a s
 _TURNS = 4  # reads that find something at once, before the rest of the loop has its turn
 _BULK = 1 << 20  # bytes after which a stream is worth a wider pipe
 _WIDE = 256 << 10  # bytes that a wide pipe takes
+_TERMINAL = 64 << 10  # bytes, more than are ever on their way through a terminal
 _wide_left = (
     16  # pipes that may still be widened: root's pipes, its containers' too, share pipe-user-pages-soft
 )
@@ -96,7 +98,7 @@ class Reader(_Descriptor):
             await asyncio.sleep(0)
         while self._fd >= 0:
             try:
-                data = os.read(self._fd, self._chunk if self._left is None else min(self._chunk, self._left))
+                data = self._now(self._chunk if self._left is None else min(self._chunk, self._left))
             except BlockingIOError:
                 if self._left is not None:
                     break
@@ -112,6 +114,17 @@ class Reader(_Descriptor):
         self.close()
         return b""
 
+    def _now(self, limit: int) -> bytes:
+        """What is there now. Raises OSError."""
+        try:
+            return os.read(self._fd, limit)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+        # The kernel looks whether a terminal has something to read, and then whether it has been closed: what was
+        # written between the two is still there (drivers/tty/n_tty.c, n_tty_read).
+        return os.read(self._fd, limit)
+
     def _took(self, count: int) -> None:
         self._turn += 1
         if count == self._chunk:
@@ -125,7 +138,8 @@ class Reader(_Descriptor):
         writing."""
         if self._fd >= 0:
             room = fcntl.ioctl(self._fd, termios.FIONREAD, bytes(4))
-            self._left = int.from_bytes(room, sys.byteorder)
+            # a terminal does not count what is on its way between its two sides
+            self._left = _TERMINAL if os.isatty(self._fd) else int.from_bytes(room, sys.byteorder)
             self._wake()
 
 

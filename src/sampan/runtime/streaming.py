@@ -53,6 +53,8 @@ class ForwardTo:
 Command = ExecIn | AttachTo
 Operation = ExecIn | AttachTo | ForwardTo
 KINDS = (ExecIn.kind, AttachTo.kind, ForwardTo.kind)
+EXECED = (ContainerState.RUNNING,)
+ATTACHED = (ContainerState.CREATED, ContainerState.RUNNING)  # who comes before the start misses nothing
 
 
 class Streaming:
@@ -68,7 +70,7 @@ class Streaming:
 
     async def exec(self, id: str, command: Sequence[str], wanted: Wanted) -> ExecIn:
         """Raises NotFound, WrongState (not running), Invalid (no stream, no command, a terminal with stderr)."""
-        container = self._running(id, "exec in")
+        container = self._container(id, "exec in", *EXECED)
         _require_streams(wanted)
         await self._exec.process(container.id, command, tty=wanted.tty)
         return ExecIn(container.id, tuple(command), wanted)
@@ -77,7 +79,7 @@ class Streaming:
         """Raises NotFound, WrongState, Invalid. A terminal is Invalid where the container has none: the CRI says that
         the two must match, and the client's keys would do something else than it shows. The other way round works: a
         client that only looks on needs no terminal of its own."""
-        container = self._running(id, "attach to")
+        container = self._container(id, "attach to", *ATTACHED)
         _require_streams(wanted)
         _require_terminal(container, wanted)
         return AttachTo(container.id, wanted)
@@ -97,11 +99,11 @@ class Streaming:
         """The command, or the container, for as long as the block. Raises what `Commands` and `Attachments` do, and
         NotFound and WrongState if the container has ended meanwhile."""
         if isinstance(operation, AttachTo):
-            container = self._running(operation.subject, "attach to")
+            container = self._container(operation.subject, "attach to", *ATTACHED)
             async with self._machine.attachments.attach(container.id, operation.wanted) as running:
                 yield running
             return
-        container = self._running(operation.subject, "exec in")
+        container = self._container(operation.subject, "exec in", *EXECED)
         process = await self._exec.process(container.id, operation.command, tty=operation.wanted.tty)
         self._exec.expect_move()
         await step("container.exec", container.id)
@@ -118,11 +120,11 @@ class Streaming:
 
     # --- checks -----------------------------------------------------------------------------------------------
 
-    def _running(self, id: str, verb: str) -> Container:
+    def _container(self, id: str, verb: str, *states: ContainerState) -> Container:
         container = ids.resolve("container", self._state.containers, id)
         if not container.visible:
             raise NotFound(f"container {container.id} is still being created")
-        transitions.require(container, verb, ContainerState.RUNNING)
+        transitions.require(container, verb, *states)
         return container
 
     def _ready(self, id: str) -> Pod:

@@ -29,7 +29,7 @@ async def test_a_conmon_that_dies_while_input_waits_leaves_no_trace_of_its_descr
 ) -> None:
     """Its number is the next connection's at once; what the event loop kept of it would break that one."""
     ours, conmon = ends
-    container = Container("c", tmp_path, (ProcessRef(os.getpid(), 0), [b"conmon", b"-i"]), lambda: None)
+    container = Container("c", tmp_path, (ProcessRef(os.getpid(), 0), [b"conmon", b"--stdin"]), lambda: None)
     container._open = 1  # as `connect` counts
     session = Session(container, ours, Wanted(stdin=True, stdout=True))
     assert session.stdin is not None

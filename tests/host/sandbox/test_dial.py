@@ -264,9 +264,12 @@ async def test_no_more_threads_at_once_than_agreed(netns: str, monkeypatch: pyte
 
 
 async def test_a_close_that_is_cancelled_lets_go_all_the_same() -> None:
+    over = asyncio.Event()
+
     async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(bytes(4 * MIB))
-        await asyncio.Event().wait()
+        await over.wait()
+        writer.close()
 
     async with server("", serve) as port:
         connection = await PodDialer().dial("", port)
@@ -280,16 +283,14 @@ async def test_a_close_that_is_cancelled_lets_go_all_the_same() -> None:
         await asyncio.wait([closing])
         assert isinstance(connection.source, Reader)
         assert connection.source.fd == -1
+        over.set()
 
 
 async def test_a_connection_that_finds_no_descriptor_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     def none_left(_: int) -> int:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.close()
-
-    async with server("", serve) as port:
+    async with server("", echo) as port:
         with monkeypatch.context() as patch, pytest.raises(Unavailable, match="Too many open files"):
             patch.setattr(os, "dup", none_left)
             await PodDialer().dial("", port)

@@ -13,6 +13,7 @@ from contextlib import AbstractAsyncContextManager, suppress
 from sampan.model.errors import SampanError, ToolFailed
 from sampan.runtime.stream_ports import Running, Sink, Source
 from sampan.server.streaming.connection import Data, Wire
+from sampan.server.streaming.pace import Pace
 from sampan.wire.protocol_error import ProtocolError
 from sampan.wire.remotecommand.channels import (
     Channel,
@@ -60,6 +61,7 @@ class CommandSession:
         self._talk = talk
         self._run = run
         self._keep_input = keep_input
+        self._pace = Pace()
         self._input: deque[Data] = deque()
         self._waiting = 0
         self._input_ended = self._deaf = self._finished = False
@@ -170,16 +172,24 @@ class CommandSession:
                 await self._taken.wait()
             data = await self._wire.receive()
             left = None if data else Left("the connection has ended")
-            for event in self._talk.receive(data):
-                if isinstance(event, Left):
-                    left = event
-                else:
-                    self._take(event)
-            self._wire.write(self._talk.to_send())
-            self._allowed.set()
-            if left is not None:
-                await self._take_leave()
-                raise ClientLeft(f"the client left: {left.reason}")
+            for portion in self._pace.portions(data):
+                with self._pace:
+                    left = self._receive(portion) or left
+                if left is not None:
+                    await self._take_leave()
+                    raise ClientLeft(f"the client left: {left.reason}")
+                await self._pace.rest()
+
+    def _receive(self, data: Data) -> Left | None:
+        left = None
+        for event in self._talk.receive(data):
+            if isinstance(event, Left):
+                left = event
+            else:
+                self._take(event)
+        self._wire.write(self._talk.to_send())
+        self._allowed.set()
+        return left
 
     def _take(self, event: Event) -> None:
         match event:

@@ -16,6 +16,7 @@ from functools import partial
 from sampan.model.errors import SampanError
 from sampan.runtime.stream_ports import Connection, Dialer, Sink, Source
 from sampan.server.streaming.connection import Data, Wire
+from sampan.server.streaming.pace import Pace
 from sampan.wire.portforward.forward import (
     Dropped,
     Event,
@@ -92,6 +93,7 @@ class ForwardSession:
         self._dialer = dialer
         self._netns = netns
         self._patience = patience or Patience()
+        self._pace = Pace()
         self._loop = asyncio.get_running_loop()
         self._links: dict[int, _Link] = {}
         self._full: set[_Link] = set()  # more waits in them than may
@@ -154,7 +156,10 @@ class ForwardSession:
                     answers = 0
                 await self._room()
                 data = await self._wire.receive()
-                answers += self._take(self._talk.receive(data))
+                for portion in self._pace.portions(data):
+                    with self._pace:
+                        answers += self._take(self._talk.receive(portion))
+                    await self._pace.rest()
                 if not data:
                     self._end("the connection ended")
         except ProtocolError as error:

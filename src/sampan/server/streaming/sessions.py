@@ -3,12 +3,13 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
 from sampan.model.errors import SampanError
-from sampan.runtime.stream_ports import Dialer
-from sampan.runtime.streaming import KINDS, AttachTo, Command, ForwardTo, Operation, Streaming
+from sampan.runtime.stream_ports import Dialer, Running
+from sampan.runtime.streaming import KINDS, Command, ExecIn, ForwardTo, Operation, Streaming
 from sampan.server.streaming.command import CommandSession
 from sampan.server.streaming.connection import Wire
 from sampan.server.streaming.forward import ForwardSession
@@ -40,12 +41,16 @@ class Sessions:
 
     async def serve(self, wire: Wire, head: Head, operation: Operation) -> None:
         """Answer the request and have the session. Raises Refused, before any answer, for a client that speaks nothing
-        that we do."""
+        that we do, and for what cannot be attached or forwarded to (any more)."""
+        async with AsyncExitStack() as attached:
+            await self._serve(wire, head, operation, attached)
+
+    async def _serve(self, wire: Wire, head: Head, operation: Operation, attached: AsyncExitStack) -> None:
         session: CommandSession | ForwardSession
         if isinstance(operation, ForwardTo):
             session, upgrade = self._forward(wire, head, operation)
         else:
-            session, upgrade = self._command(wire, head, operation)
+            session, upgrade = await self._command(wire, head, operation, attached)
         wire.write([upgrade.response])
         loop = asyncio.get_running_loop()
         begin, words = loop.time(), "the daemon ends"
@@ -63,16 +68,23 @@ class Sessions:
             }
             log.info("a session has ended", extra={**_fields(operation, upgrade), **more})
 
-    def _command(self, wire: Wire, head: Head, operation: Command) -> tuple[CommandSession, Upgrade]:
+    async def _command(
+        self, wire: Wire, head: Head, operation: Command, attached: AsyncExitStack
+    ) -> tuple[CommandSession, Upgrade]:
         upgrade = negotiate(head, spdy=over_spdy.PROTOCOLS, websocket=over_websocket.PROTOCOLS)
         talk: RemoteCommand
         if upgrade.kind is Kind.SPDY:
             talk = over_spdy.OverSpdy(operation.wanted, upgrade.protocol)
         else:
             talk = over_websocket.OverWebSocket(operation.wanted, upgrade.protocol)
-        keep = self._keep_input or isinstance(operation, AttachTo)
         run = partial(self._streaming.run, operation)
-        return CommandSession(wire, talk, run, keep_input=keep), upgrade
+        if isinstance(operation, ExecIn):
+            return CommandSession(wire, talk, run, keep_input=self._keep_input), upgrade
+        try:  # before the answer: who has that misses nothing of a container that is started then
+            running = await attached.enter_async_context(run())
+        except SampanError as error:
+            raise Refused(409, str(error)) from error
+        return CommandSession(wire, talk, partial(_until_left, attached, running), keep_input=True), upgrade
 
     def _forward(self, wire: Wire, head: Head, operation: ForwardTo) -> tuple[ForwardSession, Upgrade]:
         websocket = (tunnel.PROTOCOL, *forward_websocket.PROTOCOLS)
@@ -85,6 +97,12 @@ class Sessions:
         except SampanError as error:
             raise Refused(409, str(error)) from error
         return ForwardSession(wire, talk, self._dialer, netns), upgrade
+
+
+@asynccontextmanager
+async def _until_left(attached: AsyncExitStack, running: Running) -> AsyncIterator[Running]:
+    async with attached:
+        yield running
 
 
 def _port_forward(upgrade: Upgrade, operation: ForwardTo) -> PortForward:
