@@ -6,27 +6,25 @@ is `cat | cat`.
 """
 
 import contextlib
+import itertools
 import socket
-import struct
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from sampan.api import cri_pb2 as pb
-from sampan.wire.spdy.frames import Control, Kind, Piece, Splitter
-from sampan.wire.spdy.session import Session
-
 from bench.work import Bench, Pod
+from sampan.api import cri_pb2 as pb
+from sampan.wire.spdy.frames import Control, Data, Kind, Piece, Splitter, data_head
+from sampan.wire.spdy.session import Session
 
 MIB = 1 << 20
 SIZE = 1024  # MiB of a run
 PORT = 5000
-_FRAME = 256 << 10
-_LAST = 1  # the flag of a stream's last frame
+FRAME = 256 << 10
 _HEAD = (
     "POST {path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n"
     "X-Stream-Protocol-Version: {protocol}\r\nContent-Length: 0\r\n\r\n"
@@ -62,34 +60,31 @@ class Client:
     def flush(self) -> None:
         self.socket.sendall(b"".join(self.session.to_send()))
 
-    def feed(self, stream: int, size: int) -> None:
-        """`size` bytes, and the end of them."""
-        payload = bytes(range(256)) * (_FRAME // 256)
-        while size > 0:
-            length = min(size, _FRAME)
-            size -= length
-            head = struct.pack(">II", stream, (0 if size else _LAST) << 24 | length)
-            self.socket.sendall(head)
-            self.socket.sendall(payload[:length] if length < _FRAME else payload)
+    def feed(self, stream: int, payloads: Iterable[bytes]) -> None:
+        """All of these, and the end of the stream."""
+        for payload in payloads:
+            self.socket.sendall(data_head(stream, len(payload), False))
+            self.socket.sendall(payload)
+        self.socket.sendall(data_head(stream, 0, True))
 
-    def count(self, stream: int, size: int) -> None:
-        """Read until `size` bytes of this stream have come."""
-        left, data = size, self.rest
+    def heard(self, stream: int) -> Iterator[Data]:
+        """What comes on this stream, to its end."""
+        data = self.rest
         while True:
             for frame in self.splitter.feed(data):
                 if isinstance(frame, Piece) and frame.stream == stream:
-                    left -= len(frame.data)
-                early = isinstance(frame, Control) and frame.kind in (Kind.RST_STREAM, Kind.GOAWAY)
-                assert left <= 0 or not early, frame
-            if left <= 0:
-                break
+                    yield frame.data
+                    if frame.fin:
+                        return
+                assert not isinstance(frame, Control) or frame.kind not in (Kind.RST_STREAM, Kind.GOAWAY), (
+                    frame
+                )
             data = self.socket.recv(1 << 18)
-            assert data, f"the connection ended {left} bytes too early"
-        assert left == 0, f"{-left} bytes too many"
+            assert data, "the connection ended before the stream"
 
 
-def run(url: str, size: int) -> float:
-    """Send `size` bytes and take them back; MiB a second."""
+def connected(url: str) -> tuple[Client, int, int]:
+    """A client of this session, the stream that takes bytes and the one that gives them back."""
     forward = "/portforward/" in url
     client = Client(url, "portforward.k8s.io" if forward else "v4.channel.k8s.io")
     if forward:
@@ -99,13 +94,21 @@ def run(url: str, size: int) -> float:
     else:
         client.open(("streamtype", "error"))
         into, back = client.open(("streamtype", "stdin")), client.open(("streamtype", "stdout"))
+    return client, into, back
+
+
+def run(url: str, size: int) -> float:
+    """Send `size` bytes, whole frames of them, and take them back; MiB a second."""
+    client, into, back = connected(url)
+    payload = bytes(range(256)) * (FRAME // 256)
     begin = time.perf_counter()
-    feeding = threading.Thread(target=client.feed, args=(into, size))
+    feeding = threading.Thread(target=client.feed, args=(into, itertools.repeat(payload, size // FRAME)))
     feeding.start()
-    client.count(back, size)
+    got = sum(map(len, client.heard(back)))
     took = time.perf_counter() - begin
     feeding.join()
     client.socket.close()
+    assert got == size, f"{got} bytes came back, not {size}"
     return size / MIB / took
 
 

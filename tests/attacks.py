@@ -31,6 +31,7 @@ from tests.fuzzed_frames import KINDS, PORT, Fuzzed
 
 SECONDS = 30.0
 CLIENTS = 8
+_FLOOD = 64 << 20  # bytes of one at most
 _GUESS = b"GET /%s/%s HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n"
 
 
@@ -189,7 +190,9 @@ def flood(target: Target, count: int, seed: int) -> Counter[str]:
 
 
 def spdy_flood(target: Target, frame: bytes, count: int, reading: bool) -> int:
-    with closing(connected(target.url("exec", "sleep", "1000"), Kind.SPDY, "v4.channel.k8s.io")) as connection:
+    with closing(
+        connected(target.url("exec", "sleep", "1000"), Kind.SPDY, "v4.channel.k8s.io")
+    ) as connection:
         opening = Fuzzed("exec spdy", random.Random(0)).opening()
         connection.sendall(opening)
         time.sleep(0.1)
@@ -210,7 +213,7 @@ def pour(connection: socket.socket, frame: bytes, count: int, reading: bool) -> 
     sent = 0
     connection.setblocking(False)
     left = memoryview(block)
-    while sent < count * len(frame):
+    while sent < min(count * len(frame), _FLOOD):
         ready = select.select([connection] if reading else [], [connection], [], 5)
         if not any(ready):
             break  # it does not read us any more, which is its good right
@@ -322,9 +325,7 @@ def connections(target: Target, count: int, _: int) -> Counter[str]:
     def work(_: int) -> None:
         while done["connections"] < count:
             fuzzed = Fuzzed("portforward spdy", random.Random(done["connections"]))
-            with closing(
-                connected(target.url("portforward"), Kind.SPDY, "portforward.k8s.io")
-            ) as connection:
+            with closing(connected(target.url("portforward"), Kind.SPDY, "portforward.k8s.io")) as connection:
                 connection.sendall(fuzzed.pairs(50, (PORT, 1, 22, 65535)))
                 connection.settimeout(0.3)
                 with suppress(TimeoutError, ConnectionError):

@@ -6,7 +6,7 @@ is one that a server looks at.
 
 import random
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from sampan.wire.portforward import over_spdy as forward_spdy
 from sampan.wire.portforward import over_websocket as forward_websocket
@@ -128,27 +128,34 @@ class Fuzzed:
     def _spdy(self) -> bytes:
         chance = self._chance
         number = chance.choice(self._opened) if self._opened and chance.random() < 0.97 else self._number()
-        match chance.randrange(24):
-            case 0 | 1:
-                return self._syn_stream(self._headers())
-            case 2:
-                return frames.with_block(frames.Kind.HEADERS, number, self._packer.pack(self._headers()), False)
-            case 3:
-                return frames.rst_stream(number, chance.randrange(12))
-            case 4 | 5 | 6:
-                entries = [(chance.randrange(10), chance.choice((0, 1, 1 << 16, 1 << 20))) for _ in range(chance.randrange(5))]
-                return frames.settings(entries)
-            case 7 | 8 | 9:
-                return frames.ping(chance.choice((1, 2, 3, 4, 0x7FFFFFFF, 0xFFFFFFFF)))
-            case 10 | 11 | 12:
-                return frames.window_update(chance.choice((0, number)), chance.choice((1, 100, 1 << 16)))
-            case 13 | 14:
-                return frames.control(chance.choice((0, 5, 10, 11, 500)), chance.randbytes(chance.randrange(40)))
-            case 15 if chance.random() < 0.2:
-                return chance.choice(self._directed())
-            case _:
-                data = chance.randbytes(chance.choice((0, 1, 10, 1000)))
-                return frames.data_head(number, len(data), chance.random() < 0.02) + data
+        makers: list[tuple[float, Callable[[int], bytes]]] = [
+            (2, lambda _: self._syn_stream(self._headers())),
+            (1, self._more_headers),
+            (1, lambda number: frames.rst_stream(number, chance.randrange(12))),
+            (3, self._settings),
+            (3, lambda _: frames.ping(chance.choice((1, 2, 3, 4, 0x7FFFFFFF, 0xFFFFFFFF)))),
+            (3, lambda number: frames.window_update(chance.choice((0, number)), chance.choice((1, 1 << 16)))),
+            (2, lambda _: frames.control(chance.choice((0, 5, 10, 11, 500)), chance.randbytes(20))),
+            (0.2, lambda _: chance.choice(self._directed())),
+            (9, self._data),
+        ]
+        weights = [weight for weight, _ in makers]
+        make = chance.choices([maker for _, maker in makers], weights)[0]
+        return make(number)
+
+    def _more_headers(self, number: int) -> bytes:
+        return frames.with_block(frames.Kind.HEADERS, number, self._packer.pack(self._headers()), False)
+
+    def _settings(self, _: int) -> bytes:
+        sizes = (0, 1, 1 << 16, 1 << 20)
+        count = self._chance.randrange(5)
+        return frames.settings(
+            [(self._chance.randrange(10), self._chance.choice(sizes)) for _ in range(count)]
+        )
+
+    def _data(self, number: int) -> bytes:
+        data = self._chance.randbytes(self._chance.choice((0, 1, 10, 1000)))
+        return frames.data_head(number, len(data), self._chance.random() < 0.02) + data
 
     def _directed(self) -> list[bytes]:
         """What has broken others: counts, lengths and windows that promise too much."""
@@ -181,7 +188,9 @@ class Fuzzed:
         kind = chance.choice(("error", "stdin", "stdout", "stderr", "resize", "data", "nonsense"))
         port = chance.choice(("5000", "1", "0", "65536", "-1", "x" * 50))
         found = [("streamtype", kind), ("port", port), ("requestid", str(chance.randrange(4)))]
-        found += [(f"x{number}", "y" * chance.randrange(40)) for number in range(chance.choice((0, 0, 0, 30)))]
+        found += [
+            (f"x{number}", "y" * chance.randrange(40)) for number in range(chance.choice((0, 0, 0, 30)))
+        ]
         return tuple(found[chance.randrange(2) :])
 
     def _channel_message(self) -> bytes:

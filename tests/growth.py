@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from scripts.private_daemon import Daemon, processes_of
 
@@ -29,7 +30,7 @@ class Sample:
 
     count: dict[str, int]
     resident: int
-    tasks: dict[str, int] = field(default_factory=dict)
+    names: dict[str, Any] = field(default_factory=dict)  # of tasks and threads, for who looks for the culprit
 
 
 def sample(daemon: Daemon) -> Sample:
@@ -45,7 +46,9 @@ def sample(daemon: Daemon) -> Sample:
         "cgroups": inside["cgroups"],
         "blocks": inside["blocks"],
     }
-    return Sample(count, memory(daemon.pid, "VmRSS"), {**inside["task_names"], "threads": threads(daemon.pid)})
+    return Sample(
+        count, memory(daemon.pid, "VmRSS"), {**inside["task_names"], "threads": threads(daemon.pid)}
+    )
 
 
 def threads(pid: int) -> list[str]:
@@ -54,7 +57,7 @@ def threads(pid: int) -> list[str]:
     return [name for name in names if not name.startswith("event_engine")]
 
 
-def ask(daemon: Daemon) -> dict[str, int]:
+def ask(daemon: Daemon) -> dict[str, Any]:
     place = daemon.directory / "counts.json"
     place.unlink(missing_ok=True)
     os.kill(daemon.pid, signal.SIGUSR1)
@@ -62,7 +65,7 @@ def ask(daemon: Daemon) -> dict[str, int]:
     while not place.exists():
         assert time.monotonic() < deadline, "the daemon does not say what it holds"
         time.sleep(0.005)
-    counts: dict[str, int] = json.loads(place.read_text())
+    counts: dict[str, Any] = json.loads(place.read_text())
     return counts
 
 

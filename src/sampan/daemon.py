@@ -201,6 +201,7 @@ async def _machine(
     sessions: tuple[OciCommands, ConmonAttachments],
 ) -> Machine:
     commands, attachments = sessions
+    await commands.open()
     groups = await cgroups.detect(config.cgroup.driver)
     await handlers.open()
     init = await features.tool("catatonit")

@@ -273,9 +273,11 @@ def test_usage_is_2(sampan: Sampan, pod: cri.PodSandbox, argv: tuple[str, ...]) 
 def test_many_readers_that_sleep_hold_up_nobody_else(forward: Callable[..., Forwarding]) -> None:
     it = forward(ECHO, COUNTING)
     with ExitStack() as stack:
-        for _ in range(40):
-            sleeper = stack.enter_context(it.dial(ECHO))
+        for _ in range(45):
+            sleeper = stack.enter_context(socket.socket())
+            sleeper.settimeout(20)
             sleeper.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sleeper.connect(("127.0.0.1", it.ports[ECHO]))
             sleeper.sendall(bytes(6 * MIB))  # more comes back than buffers and a window take
         sock = stack.enter_context(it.dial(COUNTING))
         sock.sendall(b"x" * MIB)

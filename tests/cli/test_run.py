@@ -107,12 +107,6 @@ def test_usage_is_2_and_makes_nothing(
     assert verbs(daemon) == []
 
 
-@pytest.mark.parametrize("flag", ["-i", "-t", "-it"])
-def test_an_interactive_run_is_125(sampan: Sampan, daemon: FakeDaemon, flag: str) -> None:
-    assert sampan("run", flag, "app:1").code == 125
-    assert verbs(daemon) == []
-
-
 @pytest.mark.parametrize(("policy", "pulls"), [("missing", ["app:2"]), ("always", ["app:2", "app:1"])])
 def test_an_image_is_pulled_when_it_is_to_be(
     sampan: Sampan, daemon: FakeDaemon, policy: str, pulls: list[str]
@@ -214,6 +208,21 @@ def test_a_signal_stops_the_container_and_its_code_is_passed_on(
         os.kill(process.pid, number)
         assert process.wait() == 143
         assert process.stderr.read() == ""
+    stops = daemon.requests(cri.StopContainerRequest)
+    assert [each.timeout for each in stops if isinstance(each, cri.StopContainerRequest)] == [10]
+    assert (daemon.pods, daemon.containers) == ({}, {})
+
+
+def test_a_run_whose_output_nobody_reads_is_stopped(served: Served, daemon: FakeDaemon) -> None:
+    daemon.hold = True
+    daemon.output = said(b"hello" * 20_000) * 2
+    argv = [sys.executable, "-m", "sampan", "--endpoint", served.endpoint, "run", "--rm", "app:1"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.read(5) == "hello"
+        process.stdout.close()
+        assert (process.wait(20), process.stderr.read()) == (1, "")
     stops = daemon.requests(cri.StopContainerRequest)
     assert [each.timeout for each in stops if isinstance(each, cri.StopContainerRequest)] == [10]
     assert (daemon.pods, daemon.containers) == ({}, {})

@@ -1,5 +1,9 @@
 """What `run` asks for, as pod and container."""
 
+from dataclasses import replace
+
+import pytest
+
 from sampan.api import cri_pb2 as cri
 from sampan.cli import arguments, run_config
 from sampan.cli.naming import RUN_LABEL
@@ -49,6 +53,23 @@ def test_every_option_arrives() -> None:
     )
     assert container.linux.security_context.run_as_user.value == 7
     assert container.linux.security_context.run_as_group.value == 8
+
+
+@pytest.mark.parametrize(
+    ("asked", "stdin", "once", "tty"),
+    [
+        ({}, False, False, False),
+        ({"interactive": True}, True, True, False),
+        ({"tty": True}, False, False, True),
+        ({"interactive": True, "tty": True}, True, False, True),
+        ({"interactive": True, "detach": True}, True, False, False),
+    ],
+)
+def test_only_a_pipe_s_end_ends_the_container_s_input(
+    asked: dict[str, bool], stdin: bool, once: bool, tty: bool
+) -> None:
+    container = run_config.container(replace(Wish(image="x"), **asked), "n", "i")  # type: ignore[arg-type]
+    assert (container.stdin, container.stdin_once, container.tty) == (stdin, once, tty)
 
 
 def test_the_host_network_takes_the_host_name_too() -> None:

@@ -17,7 +17,7 @@ import grpc
 
 from sampan.api import cri_pb2 as pb
 
-_URLS = {"Exec": pb.ExecResponse, "Attach": pb.AttachResponse, "PortForward": pb.PortForwardResponse}
+_URLS: dict[str, Any] = {"Exec": pb.ExecResponse, "Attach": pb.AttachResponse, "PortForward": pb.PortForwardResponse}
 TOKEN = b"a-token-that-has-been-used"  # what a recording has instead of the real one
 
 
@@ -91,7 +91,7 @@ class _Everything(grpc.GenericRpcHandler):
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         method = handler_call_details.method
-        forward = self._channel.unary_unary(method)
+        forward: Any = self._channel.unary_unary(method)
 
         def call(request: bytes, context: grpc.ServicerContext) -> bytes:
             try:

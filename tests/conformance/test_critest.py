@@ -23,6 +23,8 @@ PASSING = Path(__file__).with_name("passing.txt")
 # Its digest is fixed upstream, so no mirror with images of its own can serve it; benchmarks are not checks.
 SKIP = "public image with digest|benchmark"
 SECONDS = 1200
+# By default the suite's sessions are SPDY's.
+OVER_WEBSOCKET = ("-websocket-exec", "-websocket-attach", "-websocket-portforward")
 # What a runtime owns beside images: all of it must be gone after the suite.
 GONE = ("mounts", "links", "nftables", "reservations", "cgroups", "processes")
 
@@ -31,7 +33,7 @@ def name(spec: dict[str, list[str]]) -> str:
     return " ".join([*(spec["ContainerHierarchyTexts"] or []), str(spec["LeafNodeText"])])
 
 
-def run_suite(daemon: Daemon, directory: Path) -> dict[str, str]:
+def run_suite(daemon: Daemon, directory: Path, *options: str) -> dict[str, str]:
     """Every spec of the suite and how it ended: passed, failed, skipped, timedout, ..."""
     report = directory / "report.json"
     argv = [
@@ -41,6 +43,7 @@ def run_suite(daemon: Daemon, directory: Path) -> dict[str, str]:
         f"-ginkgo.json-report={report}",
         f"-ginkgo.timeout={SECONDS - 60}s",
         "-ginkgo.no-color",
+        *options,
     ]
     with (directory / "critest.log").open("wb") as log:
         subprocess.run(
@@ -107,6 +110,17 @@ def test_what_has_passed_still_passes_and_leaves_nothing(
     assert not lost, f"{lost}\n{log[-8000:]}\n{daemon.words()}"
     remove_pods(daemon)  # those of specs that failed
     assert census.diff(before, census.take(scope(daemon))) == ""
+
+
+def test_sessions_pass_over_websocket_too(daemon: Daemon, short_tmp: Path) -> None:
+    try:
+        states = run_suite(daemon, short_tmp, "-ginkgo.focus=Streaming", *OVER_WEBSOCKET)
+    finally:
+        remove_pods(daemon)
+    ran = {spec: state for spec, state in states.items() if "Streaming" in spec}
+    log = (short_tmp / "critest.log").read_text(errors="replace")
+    assert len(ran) >= 5, log[-8000:]
+    assert set(ran.values()) == {"passed"}, f"{ran}\n{log[-8000:]}\n{daemon.words()}"
 
 
 def test_the_list_is_sorted_and_not_empty() -> None:

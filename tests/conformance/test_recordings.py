@@ -1,5 +1,6 @@
-"""What crictl says in a session, byte for byte as `test_sessions.py` has recorded it, through the protocols alone: whole,
-one byte at a time, and cut at random, the same must be understood.
+"""What clients say in a session, byte for byte as recorded, through the protocols alone: whole, one byte at a time, and
+cut at random, the same must be understood. `test_sessions.py` has recorded crictl; `old` is client-go 0.20 and `python`
+the Python client (kubernetes 37.0), which speaks v4.channel.k8s.io, each in a session of the same kind.
 """
 
 import random
@@ -9,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from sampan.wire.portforward import over_spdy as forward_spdy
+from sampan.wire.portforward import over_websocket as forward_websocket
 from sampan.wire.portforward import tunnel
 from sampan.wire.portforward.forward import Dropped, HalfClosed, Opened, PortForward, Received
 from sampan.wire.remotecommand import over_spdy, over_websocket
-from sampan.wire.remotecommand.channels import Input, InputEnd, Ready, RemoteCommand, Resize, Wanted
+from sampan.wire.remotecommand.channels import Input, InputEnd, Left, Ready, RemoteCommand, Resize, Wanted
 from sampan.wire.upgrade import HeadReader, Kind, Upgrade, negotiate
 
 RECORDINGS = Path(__file__).with_name("recordings")
@@ -62,13 +64,21 @@ def command(name: str, parts: Cut, wanted: Wanted) -> tuple[bytes, list[object]]
     return typed, [event for event in events if not isinstance(event, Input)]
 
 
-@pytest.mark.parametrize("carrier", ["spdy", "websocket"])
+@pytest.mark.parametrize("carrier", ["spdy", "websocket", "old-spdy"])
 def test_exec_with_input(carrier: str) -> None:
     name = f"exec-{carrier}"
     for parts in cuts((RECORDINGS / f"{name}.bin").read_bytes()):
         typed, rest = command(name, parts, EXEC)
         assert typed == b"one\ntwo\n"
         assert rest[:2] == [Ready(), InputEnd()]
+
+
+def test_exec_with_input_by_a_client_without_half_close() -> None:
+    for parts in cuts((RECORDINGS / "exec-python-websocket.bin").read_bytes()):
+        typed, rest = command("exec-python-websocket", parts, EXEC)
+        assert typed == b"one\ntwo\n"
+        assert rest[0] == Ready()
+        assert {type(event) for event in rest[1:]} <= {Left}
 
 
 @pytest.mark.parametrize("carrier", ["spdy", "websocket"])
@@ -92,7 +102,7 @@ def test_attach(carrier: str) -> None:
         assert rest == [Ready()]
 
 
-@pytest.mark.parametrize("carrier", ["spdy", "websocket"])
+@pytest.mark.parametrize("carrier", ["spdy", "websocket", "old-spdy"])
 def test_port_forward(carrier: str) -> None:
     for parts in cuts((RECORDINGS / f"port-forward-{carrier}.bin").read_bytes()):
         upgrade, rest = upgraded(parts, (forward_spdy.PROTOCOL,), (tunnel.PROTOCOL,))
@@ -104,7 +114,11 @@ def test_port_forward(carrier: str) -> None:
         opened = [event for event in events if isinstance(event, Opened)]
         assert [one.port for one in opened] == [8080, 8080]
         for one, sent in zip(opened, (b"first", b"second" * 1000), strict=True):
-            got = [event for event in events if isinstance(event, Received) and event.connection == one.connection]
+            got = [
+                event
+                for event in events
+                if isinstance(event, Received) and event.connection == one.connection
+            ]
             assert b"".join(bytes(event.data) for event in got) == sent
             ends = [
                 event
@@ -112,3 +126,17 @@ def test_port_forward(carrier: str) -> None:
                 if isinstance(event, HalfClosed | Dropped) and event.connection == one.connection
             ]
             assert ends[0] == HalfClosed(one.connection)
+
+
+def test_port_forward_in_plain_channels() -> None:
+    for parts in cuts((RECORDINGS / "port-forward-python-websocket.bin").read_bytes()):
+        upgrade, rest = upgraded(parts, (), forward_websocket.PROTOCOLS)
+        talk = forward_websocket.OverWebSocket([9080, 9], upgrade.protocol)
+        events = [*talk.start()]
+        for part in filter(None, rest):
+            events += talk.receive(part)
+            talk.to_send()
+        assert events[:2] == [Opened(1, 9080), Opened(2, 9)]
+        got = [event for event in events if isinstance(event, Received)]
+        assert {event.connection for event in got} == {1}
+        assert b"".join(bytes(event.data) for event in got) == b"first" + b"second" * 1000

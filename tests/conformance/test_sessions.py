@@ -1,5 +1,5 @@
-"""Sessions as crictl holds them, over both transports, with the daemon. SAMPAN_CONFORMANCE=record keeps what crictl says
-in `recordings/`, which `test_recordings.py` replays."""
+"""Sessions as crictl holds them, over both transports, with the daemon. SAMPAN_CONFORMANCE=record keeps what crictl
+says in `recordings/`, which `test_recordings.py` replays."""
 
 import os
 import pty
@@ -104,6 +104,31 @@ def test_exec_tells_the_exit_code(between: Recorder, pod: tuple[str, str], trans
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
+def test_exec_without_input_takes_none(between: Recorder, pod: tuple[str, str], transport: str) -> None:
+    argv = crictl(between, "exec", "--transport", transport, pod[1], "sh", "-c", "cat; echo only")
+    done = subprocess.run(argv, input=b"nothing of this\n", capture_output=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout) == (0, b"only\n"), done.stderr
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize(("number", "code"), [(9, 137), (15, 143)])
+def test_a_signal_is_told_as_a_shell_would(
+    between: Recorder, pod: tuple[str, str], transport: str, number: int, code: int
+) -> None:
+    argv = crictl(between, "exec", "--transport", transport, pod[1], "sh", "-c", f"kill -{number} $$")
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=30, check=False)
+    assert f"exit code {code}".encode() in done.stderr
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_what_cannot_be_run_is_named(between: Recorder, pod: tuple[str, str], transport: str) -> None:
+    argv = crictl(between, "exec", "--transport", transport, pod[1], "/no/such")
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=30, check=False)
+    assert done.returncode != 0
+    assert b"/no/such" in done.stderr
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
 def test_exec_with_a_terminal(between: Recorder, pod: tuple[str, str], transport: str) -> None:
     main, side = pty.openpty()
     ioctl(main, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 101, 0, 0))
@@ -168,6 +193,22 @@ def test_port_forward(between: Recorder, pod: tuple[str, str], transport: str) -
         client.terminate()
         client.communicate(timeout=30)
     keep(between, f"port-forward-{transport}")
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_refused_port_is_named(between: Recorder, pod: tuple[str, str], transport: str) -> None:
+    argv = crictl(between, "port-forward", "--transport", transport, pod[0], ":9")
+    client = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0)
+    assert client.stdout
+    try:
+        port = next(
+            int(found[1]) for line in client.stdout if (found := re.search(rb"127.0.0.1:(\d+) ->", line))
+        )
+        assert echoed(port, b"anybody there?") == b""
+        assert any(b"cannot connect to port 9 in the pod" in line for line in client.stdout)
+    finally:
+        client.terminate()
+        client.communicate(timeout=30)
 
 
 def echoed(port: int, data: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""`sampan exec -it`, `attach` and `port-forward` against a daemon, as people use them."""
+"""`sampan exec -it`, `attach`, `run -it` and `port-forward` against a daemon, as people use them."""
 
 import hashlib
 import os
@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from sampan.api import cri_pb2 as cri
 from tests.cli.person import Person
-from tests.daemon.conftest import Live
+from tests.daemon.conftest import IMAGE, Live
 
 pytestmark = pytest.mark.root
 
@@ -144,3 +145,94 @@ def fetched(port: int) -> bytes:
         sock.sendall(b"GET /x HTTP/1.0\r\n\r\n")
         answer = b"".join(iter(lambda: sock.recv(MIB), b""))
     return answer.partition(b"\r\n\r\n")[2]
+
+
+def nothing_left(daemon: Live) -> bool:
+    return not daemon.runtime.ListPodSandbox(cri.ListPodSandboxRequest()).items
+
+
+def test_run_gives_a_shell_that_ends_with_its_code(daemon: Live, person: Callable[..., Person]) -> None:
+    somebody = person("run", "-it", "--rm", IMAGE, "sh", "-c", "stty size; exec sh")
+    somebody.until(b"17 91\r\n")  # its first words, and it knows the size by then
+    somebody.type(b"tty; echo $TERM $((6*7))\r")
+    screen = somebody.until(b"xterm 42\r\n")
+    assert b"/dev/" in screen and somebody.raw
+    somebody.type(b"sh -c 'echo sleep''ing; sleep 1000'\r")
+    somebody.until(b"sleeping\r\n")
+    somebody.type(b"\x03")  # ends the sleep, not the shell
+    somebody.until(b"^C")
+    somebody.type(b"exit 7\r")
+    assert somebody.ended() == 7
+    assert somebody.modes() == somebody.before
+    assert nothing_left(daemon) and not list((daemon.own.root / "logs").iterdir())
+
+
+def test_run_with_a_terminal_is_left_with_the_keys_and_joined_again(
+    daemon: Live, person: Callable[..., Person]
+) -> None:
+    first = person("run", "-it", "--name", "box", IMAGE, "sh")
+    first.type(b"x=$((6*7)); echo =$x=\r")
+    first.until(b"=42=\r\n")
+    first.type(b"\x10\x11")
+    assert first.ended() == 0
+    assert b"the container runs on: `sampan attach box`" in first.screen
+    second = person("attach", "box")
+    second.type(b"echo +$x+; exit 9\r")
+    assert second.ended() == 9
+    assert b"+42+\r\n" in second.screen
+    with sampan(daemon, "logs", "box") as process:
+        out, _ = process.communicate(timeout=20)
+    assert b"=42=" in out and b"+42+" in out
+
+
+def test_what_ends_at_once_in_a_terminal_ends_run(daemon: Live, person: Callable[..., Person]) -> None:
+    for argv, code, words in (
+        (("true",), 0, b""),
+        (("sh", "-c", "echo short; exit 3"), 3, b"short\r\n"),
+        (("/no/such",), 127, b"/no/such"),
+    ):
+        somebody = person("run", "-it", "--rm", IMAGE, *argv)
+        assert somebody.ended() == code, somebody.screen
+        assert words in somebody.screen and somebody.modes() == somebody.before
+    assert nothing_left(daemon)
+
+
+def test_a_pipe_goes_through_run_to_its_end(daemon: Live, tmp_path: Path) -> None:
+    given = tmp_path / "given"
+    for content in (b"hi\n", b"", os.urandom(8 * MIB)):
+        given.write_bytes(content)
+        with given.open("rb") as source:
+            process = sampan(daemon, "run", "-i", "--rm", IMAGE, "cat", stdin=source.fileno())
+        with process:
+            assert (*process.communicate(timeout=60), process.returncode) == (content, b"", 0)
+    assert nothing_left(daemon)
+
+
+def test_the_first_words_of_a_run_are_never_missed(daemon: Live) -> None:
+    for turn in range(50):
+        with sampan(daemon, "run", "-i", "--rm", IMAGE, "echo", f"first {turn}") as process:
+            assert process.communicate(timeout=30) == (b"first %d\n" % turn, b"")
+            assert process.returncode == 0
+
+
+def test_an_interrupt_stops_a_container_that_runs_with_input(daemon: Live) -> None:
+    script = "trap 'echo stopping; exit 5' TERM; echo on; while :; do sleep 0.1; done"
+    with sampan(daemon, "run", "-i", "--rm", IMAGE, "sh", "-c", script, stdin=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"on\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == b"stopping\n"
+        assert process.wait(20) == 5
+    assert nothing_left(daemon)
+
+
+@pytest.mark.parametrize("options", [(), ("-i",)])
+def test_a_run_whose_output_nobody_reads_ends(daemon: Live, options: tuple[str, ...]) -> None:
+    script = "trap 'exit 5' TERM; while echo y; do sleep 0.01; done"
+    words = ("run", "--rm", *options, IMAGE, "sh", "-c", script)
+    with sampan(daemon, *words, stdin=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"y\n"
+        process.stdout.close()
+        assert process.wait(20) == 1
+    assert nothing_left(daemon)

@@ -1,4 +1,4 @@
-"""A private daemon that tells what it holds (`tests.watched`), with a pod to be attacked and one that must not notice."""
+"""A private daemon that tells what it holds (`tests.watched`), a pod to attack, and one that must not notice."""
 
 import asyncio
 import json

@@ -34,10 +34,12 @@ async def test_what_cannot_be_attached_to_is_refused_at_once() -> None:
     it, container = streaming(system), await system.container(await system.pod())
     with pytest.raises(NotFound):
         await it.attach("f" * 64, OUT)
-    with pytest.raises(WrongState):
-        await it.attach(container, OUT)
+    assert await it.attach(container, OUT) == AttachTo(container, OUT)  # who comes this early misses nothing
     await system.containers.start(container)
     assert await it.attach(container, OUT) == AttachTo(container, OUT)
+    await system.containers.stop(container, 0)
+    with pytest.raises(WrongState, match="exited, not created or running"):
+        await it.attach(container, OUT)
 
 
 @pytest.mark.parametrize("command", [[], [""], ["a\0b"], ["x" * 200_000]])

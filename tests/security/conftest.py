@@ -11,7 +11,7 @@ import pytest
 
 from sampan.api import cri_pb2 as cri
 from scripts import private_daemon
-from tests import cgroup_drivers, images
+from tests import cgroup_drivers, images, oci_runtimes
 from tests.daemon.conftest import IMAGE, Live, clean_up, import_image
 
 SECRET = "5ecre7-of-the-daemon"
@@ -44,6 +44,18 @@ def entries() -> list[images.Entry]:
     ]
 
 
+def add_handlers(live: Live) -> None:
+    """runc beside crun; and copies of both, `own-crun` and `own-runc`, that nobody else on this machine runs."""
+    own = live.own.directory / "bin"
+    own.mkdir(0o755)
+    with live.own.config.open("a") as config:
+        for name in filter(shutil.which, oci_runtimes.RUNTIMES):
+            copied = shutil.copy(str(shutil.which(name)), own)
+            config.write(f'[runtime.handlers.own-{name}]\npath = "{copied}"\n')
+            if name != "crun":
+                config.write(f"[runtime.handlers.{name}]\n")
+
+
 def user_image(user: str) -> images.Image:
     return images.busybox(entries(), {"User": user})
 
@@ -53,10 +65,8 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """A running daemon with the image; its environment holds what must never reach a container or a tool."""
     live = Live(os.getpid() % 200 + 20, cgroup_drivers.DRIVERS[-1])
     planted = {"SECRET_CANARY": SECRET, "RUN_OCI_SECCOMP_RECEIVER": f"/{SECRET}", "LISTEN_FDS": "60"}
-    if shutil.which("runc"):
-        with live.own.config.open("a") as config:
-            config.write("[runtime.handlers.runc]\n")
     try:
+        add_handlers(live)
         private_daemon.start(live.own, environment=planted)
         archive = tmp_path_factory.mktemp("archive") / "box.tar"
         archive.write_bytes(images.oci_layout({IMAGE: images.busybox(entries())}))

@@ -74,7 +74,7 @@ async def run(daemon: Live, way: str, id: str, *command: str) -> Ran:
 
 def pod(daemon: Live, handler: str, name: str, **more: Any) -> str:
     """A pod whose containers this runtime runs."""
-    oci_runtimes.require(handler)
+    oci_runtimes.require(handler.removeprefix("own-"))
     config = daemon.pod_config(name, **more)
     request = cri.RunPodSandboxRequest(config=config, runtime_handler="" if handler == "crun" else handler)
     return daemon.runtime.RunPodSandbox(request, timeout=SECONDS).pod_sandbox_id

@@ -6,6 +6,7 @@ connections; the next one that comes opens a new session. Source: Kubernetes, cl
 
 import selectors
 import socket
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,7 +22,11 @@ from sampan.wire.protocol_error import ProtocolError
 from sampan.wire.spdy import session as spdy
 
 _ONE_LIMIT = 1 << 20  # bytes on the way to the pod that one connection may have waiting
-_ALL_LIMIT = 8 << 20  # bytes that wait for all local readers together, before the session is left unread
+_WINDOW = spdy.Limits().window  # bytes that a daemon which keeps windows sends to one that does not read
+_ALL_LIMIT = (
+    8 << 20
+)  # bytes beyond their windows, of all connections together, before the session is left unread
+_PAUSE = 1.0  # seconds before the next accept, where no descriptor is left
 _WORDS_LIMIT = 4 << 10
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
@@ -92,6 +97,8 @@ class Forwarder:
         self._signals = signals
         self._carrier: _Carrier | None = None
         self._local: dict[int, _Connection] = {}  # by the descriptor of the local socket
+        self._accepts_at = 0.0  # again; 0 for now
+        self._short = False  # of descriptors, which has been said
         self._selector = selectors.DefaultSelector()
         for fd in (signals.fileno(), *self._listeners):
             self._selector.register(fd, _READ)
@@ -114,7 +121,8 @@ class Forwarder:
 
     def _round(self) -> None:
         self._watch()
-        for key, _ in self._selector.select():
+        left = max(0.0, self._accepts_at - time.monotonic()) if self._accepts_at else None
+        for key, _ in self._selector.select(left):
             if key.fd in self._listeners:
                 self._accept(self._listeners[key.fd])
             elif key.fd == self._signals.fileno():
@@ -128,13 +136,17 @@ class Forwarder:
 
     def _watch(self) -> None:
         """Nobody is read whose bytes have nowhere to go."""
+        if self._accepts_at and time.monotonic() >= self._accepts_at:
+            self._accepts_at = 0.0
+            for fd in self._listeners:
+                self._selector.register(fd, _READ)
         carrier = self._carrier
         if carrier is None:
             return
         kept = 0
         jammed = carrier.link.waiting >= _ONE_LIMIT
         for each in self._local.values():
-            kept += each.link.waiting
+            kept += max(0, each.link.waiting - _WINDOW)
             self._want(each.link, not jammed and self._may_read(carrier, each))
         self._want(carrier.link, kept < _ALL_LIMIT)
 
@@ -157,12 +169,16 @@ class Forwarder:
     # --- local connections ----------------------------------------------------------------------------------
 
     def _accept(self, listener: Listener) -> None:
+        if self._accepts_at:
+            return
         try:
             sock, _ = listener.socket.accept()
-        except OSError as error:  # it is gone already, or there are no descriptors left
-            if not isinstance(error, BlockingIOError):
-                _say(listener, f"a connection is lost: {error.strerror}")
+        except (BlockingIOError, ConnectionAbortedError):  # it is gone already
             return
+        except OSError as error:
+            self._pause(listener, error)
+            return
+        self._short = False
         try:
             if self._carrier is None:
                 self.start()
@@ -173,6 +189,15 @@ class Forwarder:
             sock.close()
             return
         self._local[sock.fileno()] = made
+
+    def _pause(self, listener: Listener, error: OSError) -> None:
+        """There are no descriptors left: who comes waits in the kernel, which would tell us so without a pause."""
+        self._accepts_at = time.monotonic() + _PAUSE
+        for fd in self._listeners:
+            self._selector.unregister(fd)
+        if not self._short:
+            self._short = True
+            _say(listener, f"new connections have to wait: {error.strerror}")
 
     def _serve(self, carrier: _Carrier, each: _Connection) -> None:
         each.link.flush()

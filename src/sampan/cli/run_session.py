@@ -49,7 +49,7 @@ class RunSession:
     def attend(self, start: Callable[[], None], pass_on: Callable[[], None]) -> bool:
         """Attach, start the container, and stay until it has ended; False if the person left it before. SIGINT and
         SIGTERM are the caller's: `pass_on` is called soon after one has come, and when it has started. Raises Failed,
-        and Interrupted for other signals."""
+        and click's Exit for other signals."""
 
         def begun() -> None:
             start()
@@ -58,9 +58,10 @@ class RunSession:
 
         try:
             status = self._attended(begun, pass_on)
-        except Interrupted:
-            self._tell_if_it_runs()
-            raise
+        except Interrupted as interrupted:
+            if self._runs():
+                click.echo(f"sampan: {self._how_to_return()}", err=True)
+            raise click.exceptions.Exit(interrupted.exit_code) from None
         except Failed as error:
             if self._runs():
                 raise Failed(f"{error.message}; {self._how_to_return()}", error.code) from None
@@ -102,10 +103,6 @@ class RunSession:
         with suppress(Failed):
             return self._client.status(self._id).state == cri.CONTAINER_RUNNING
         return self._started
-
-    def _tell_if_it_runs(self) -> None:
-        if self._runs():
-            click.echo(f"sampan: {self._how_to_return()}", err=True)
 
     def _how_to_return(self) -> str:
         remove = f"; it is removed with `sampan rm {self._name}`" if self._wish.remove else ""

@@ -16,11 +16,10 @@ from contextlib import suppress
 _CHUNK, _BIG_CHUNK = 64 << 10, 256 << 10  # bytes of a read, at first and of a stream that fills them
 _TURNS = 4  # reads that find something at once, before the rest of the loop has its turn
 _BULK = 1 << 20  # bytes after which a stream is worth a wider pipe
-_WIDE = 256 << 10  # bytes that a wide pipe takes
+_WIDE = 1 << 20  # bytes that a wide pipe takes: all that anybody may have (pipe-max-size)
 _TERMINAL = 64 << 10  # bytes, more than are ever on their way through a terminal
-_wide_left = (
-    16  # pipes that may still be widened: root's pipes, its containers' too, share pipe-user-pages-soft
-)
+# Pipes that may still be widened: root's pipes, its containers' too, share the 64 MiB of pipe-user-pages-soft.
+_wide_left = 16
 
 
 class _Descriptor:

@@ -70,8 +70,8 @@ class Attachments(Protocol):
     """Clients beside running containers."""
 
     def attach(self, id: str, wanted: Wanted) -> AbstractAsyncContextManager[Running]:
-        """The container's output from now on, and its input. NotFound if nothing watches it any more. Leaving the block
-        detaches; the container goes on.
+        """The output of a container, created or running, from now on, and its input. NotFound if nothing watches it any
+        more. Leaving the block detaches; the container goes on.
 
         It is over when the container has ended, its monitor is gone, or the client has ended its input (`stdin.end`)
         and the container's goes on, which it does unless it was made with stdin_once and without a terminal; then

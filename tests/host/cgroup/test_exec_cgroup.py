@@ -142,6 +142,23 @@ async def test_what_a_command_left_behind_lives_on_until_the_container_is_remove
     assert groups(lab) == []
 
 
+async def test_the_group_of_what_a_command_left_behind_goes_when_that_has_ended(lab: Lab, box: str) -> None:
+    """At the end of another command: a container that lives for years would have thousands."""
+    group = await exec_group(box, state(lab, box))
+    async with command(lab, box, group, "sh", "-c", "setsid sleep 77013 >/dev/null 2>&1 &") as child:
+        assert await child.exited() == 0
+    await group.close()
+    assert len(groups(lab)) == 1
+    for pid in inside(lab, "sleep 77013"):
+        os.kill(pid, signal.SIGKILL)
+    await until(lambda: not inside(lab, "sleep 77013"))
+    later = await exec_group(box, state(lab, box))
+    async with command(lab, box, later, "true") as child:
+        await child.exited()
+    await later.close()
+    assert groups(lab) == []
+
+
 async def test_sessions_of_a_daemon_that_died_are_ended(
     lab: Lab, box: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -406,3 +406,29 @@ async def test_closing_lets_go_of_everything(lab: Lab) -> None:
     attachments.close()
     gc.collect()
     assert descriptors() == before
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+async def test_who_comes_before_the_start_misses_nothing_and_may_speak_already(
+    lab: Lab, attachments: ConmonAttachments, terminal: bool
+) -> None:
+    script = "echo first; read words; echo =$words=; exec cat"
+    options = {"terminal": terminal, "stdin": True, "stdin_once": not terminal}
+    launch = lab.launch("sh", "-c", script, **options)
+    launched = await lab.oci.create(launch)
+    async with asyncio.timeout(20), attachments.attach(launch.id, TTY if terminal else ALL) as running:
+        await running.resize(91, 17)
+        await say(running, b"hello\n")
+        if not terminal:
+            assert running.stdin is not None
+            await running.stdin.end()
+        await lab.oci.start(lab.handler, launch.id)
+        if terminal:
+            await say(running, b"\x04\x04")
+        said = await rest(running.stdout)
+        assert await running.exited() == 0
+    words = said.replace(b"\r", b"").split(b"\n")
+    if terminal:
+        words.remove(b"hello")  # as it was typed
+    assert words == [b"first", b"=hello=", b""]
+    await lab.oci.wait(launch.id, launched)

@@ -1,10 +1,10 @@
 """Tests of host.oci.attach_session without a container: a socket that is conmon's for all that a session sees."""
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -41,19 +41,19 @@ async def test_a_conmon_that_dies_while_input_waits_leaves_no_trace_of_its_descr
     loop = asyncio.get_running_loop()
     session._readable()
     assert ours.fileno() == -1
-    reader, writer = socket.socketpair()
-    with reader, writer:
-        os.dup2(reader.fileno(), number)  # as the kernel does, which gives the lowest number that is free
+    with contextlib.ExitStack() as stack:
+        pair = [stack.enter_context(end) for end in socket.socketpair()]
+        pair.sort(key=lambda end: end.fileno() != number)
+        reader, writer = pair
+        assert reader.fileno() == number
         came = asyncio.Event()
         try:
-            loop.add_reader(number, came.set)
+            loop.add_reader(reader, came.set)
             writer.send(b"x")
             with pytest.raises(BrokenPipeError):
                 await writing
             async with asyncio.timeout(5):
                 await came.wait()
         finally:
-            with suppress(OSError):
-                loop.remove_reader(number)
-            os.close(number)
+            loop.remove_reader(reader)
     assert await session.exited() == 0

@@ -395,6 +395,17 @@ async def test_another_user_may_open_what_it_was_given(box: Box) -> None:
     assert (now.st_uid, now.st_mode) == (null.st_uid, null.st_mode)
 
 
+async def test_what_a_daemon_that_died_left_of_its_sessions_is_removed(short_tmp: Path) -> None:
+    lab = Lab(short_tmp)
+    left = lab.paths.state / "exec/0123456789abcdef"
+    left.mkdir(parents=True)
+    (left / "pid").write_text("1")
+    await OciCommands(lab.paths).open()
+    assert not left.exists()
+    await OciCommands(lab.paths).open()
+    await lab.close()
+
+
 async def test_many_commands_leave_nothing(box: Box) -> None:
     async def one(number: int) -> None:
         wanted = (OUTPUT, ALL, TERMINAL, Wanted(stdout=True))[number % 4]

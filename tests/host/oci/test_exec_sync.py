@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from sampan.host import process
-from sampan.host.oci import exec_child, exec_sync
+from sampan.host.cgroup import exec_cgroup, exec_places
+from sampan.host.cgroup.container_cgroup import machine_layout
+from sampan.host.oci import exec_child, exec_sync, runtime_state
 from sampan.host.processes import send
 from sampan.model.errors import Invalid, ToolFailed
 from sampan.runtime.ports import ExecResult
@@ -155,6 +157,25 @@ async def test_a_timeout_kills_the_command_and_all_it_started(lab: Lab, box: str
     assert time.monotonic() - began < 5
     await nothing_inside(lab)
     assert (await execute(lab, box, "echo", "fine")).stdout == b"fine\n"
+
+
+async def test_a_timeout_kills_what_has_left_the_commands_family_and_session(lab: Lab, box: str) -> None:
+    if machine_layout().unified:
+        pytest.skip("a command would notice its group on cgroup v2")
+    script = "(setsid sh -c 'setsid sleep 1011 & exit' &); (setsid sleep 1012 &); exec sleep 1013"
+    with pytest.raises(TimeoutError):
+        await execute(lab, box, "sh", "-c", script, seconds=0.7)
+    assert inside(lab) == []
+
+
+async def test_where_a_command_would_notice_its_group_it_has_none(
+    lab: Lab, box: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = runtime_state.of(lab.handler, box, lab.paths.bundle(box))
+    monkeypatch.setattr(exec_places, "nested", lambda: True)
+    group = await exec_cgroup.exec_group(box, state, unseen=True)
+    assert (group.tracks, group.options) == (False, [])
+    await group.close()
 
 
 async def test_no_time_at_all_is_a_timeout_and_not_a_leak(lab: Lab, box: str) -> None:

@@ -7,9 +7,11 @@ import resource
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pytest
 
+from sampan.model.errors import ToolFailed
 from sampan.server.streaming import command as module
 from sampan.server.streaming.connection import BUFFERED
 from sampan.wire.remotecommand.channels import Channel, Wanted
@@ -48,6 +50,26 @@ async def test_a_command_that_cannot_be_run_is_told_in_the_runtimes_words(it: La
     client = await it.exec(carrier, "nonesuch")
     status = await client.finished()
     assert "nonesuch not found" in status.failure
+
+
+@both
+async def test_what_a_runtime_that_fails_has_said_is_not_lost(it: Lab, carrier: str) -> None:
+    async def later(command: FakeCommand) -> None:
+        await asyncio.sleep(0.1)
+        await command.complain(b"on its way")
+        await command.said.end()
+        await command.complained.end()
+
+    async def fails(command: FakeCommand) -> int:
+        command.left_behind = True
+        on_its_way.append(asyncio.create_task(later(command)))
+        raise ToolFailed(command.argv, 1, "no such directory")
+
+    on_its_way: list[asyncio.Task[None]] = []
+    it.commands.programs["fails"] = fails
+    client = await it.exec(carrier, "fails")
+    assert "no such directory" in (await client.finished()).failure
+    assert client.stderr == b"on its way"
 
 
 @both
@@ -321,3 +343,22 @@ async def test_bytes_are_counted_for_the_log(it: Lab, caplog: pytest.LogCaptureF
     assert told["received"] > 12 and told["sent"] > 12
     assert "cat" not in str(told) and "secret" not in caplog.text
     assert client.heard.output[Channel.STDOUT] == b"secret words"
+
+
+class _Windows:
+    """A client that lets us send so much, each time it is asked."""
+
+    def __init__(self, *backlogs: int) -> None:
+        self._backlogs = list(backlogs)
+
+    def backlog(self) -> int:
+        return self._backlogs.pop(0) if len(self._backlogs) > 1 else self._backlogs[0]
+
+
+async def test_a_client_that_allows_no_last_bytes_does_not_keep_its_session(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "FLUSH_SECONDS", 0.05)
+    session = module.CommandSession(Any, _Windows(9, 9, 5, 5, 5), Any)  # type: ignore[arg-type]
+    async with asyncio.timeout(5):
+        await session._until_allowed_all()

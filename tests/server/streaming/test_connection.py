@@ -1,7 +1,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
@@ -165,6 +165,29 @@ async def test_a_client_that_never_ends_cannot_put_off_the_end() -> None:
         wire.write([b"bye"])
         async with asyncio.timeout(5):
             await wire.close(linger=0.1)
+        assert wire.closed.is_set()
+
+
+async def test_a_client_that_takes_its_time_and_talks_on_gets_everything_before_the_end() -> None:
+    async with connected() as (wire, client):
+        wire.write([bytes(2 << 20)])
+        closing = asyncio.create_task(wire.close(linger=0.05))
+        got = 0
+        while got < 2 << 20:
+            await asyncio.sleep(0.02)  # many lingers in all
+            with suppress(BlockingIOError, BrokenPipeError):
+                client.send(b"are you there?")
+            with suppress(BlockingIOError):
+                got += len(client.recv(64 << 10))
+        client.close()
+        await closing
+
+
+async def test_a_client_that_stops_reading_what_the_kernel_has_cannot_put_off_the_end() -> None:
+    async with connected() as (wire, _):
+        wire.write([bytes(1 << 20)])
+        async with asyncio.timeout(5):
+            await wire.close(flush=0.2, linger=0.05)
         assert wire.closed.is_set()
 
 

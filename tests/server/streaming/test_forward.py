@@ -595,3 +595,43 @@ async def test_a_hundred_mebibytes_both_ways_through_a_pod_s_network(windows: bo
     with listening.network() as netns:
         async with listening.server(netns, listening.echo) as port:
             await bulk(PodDialer(), netns, port, 100 << 20, windows=windows)
+
+
+async def test_tiny_pieces_reach_a_port_in_few_writes() -> None:
+    """Each write is a call of the kernel in the daemon's only loop."""
+    writes: list[bytes] = []
+    begun = asyncio.Event()
+    go_on = asyncio.Event()
+
+    dialer = FakeDialer()
+    dialer.ports[NETNS, 81] = _stuck
+
+    class Counting:
+        async def dial(self, netns: str, port: int) -> Connection:
+            connection = await dialer.dial(netns, port)
+
+            async def write(data: bytes | memoryview) -> None:
+                writes.append(bytes(data))
+                begun.set()
+                await go_on.wait()
+
+            connection.sink.write = write  # type: ignore[method-assign]
+            return connection
+
+    async with serving(OverSpdy(), Counting()) as running:
+        client = Client(running)
+        link = client.connect(81)
+        await client.say(link, b"first")
+        await client.read()  # that it may send
+        await client.flush()
+        await begun.wait()
+        said = bytes(at % 251 for at in range(20_000))
+        for at in range(len(said)):
+            client.session.send(link.data, said[at : at + 1])
+        await client.flush()
+        await client.say(link, bytes(100_000), fin=True)
+        await listening.until(lambda: running.wire.received >= 280_000)
+        go_on.set()
+        await listening.until(lambda: sum(map(len, writes)) >= len(said) + 100_005)
+        assert b"".join(writes) == b"first" + said + bytes(100_000)
+        assert len(writes) < 100

@@ -2,14 +2,17 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
+from sampan.runtime.stream_ports import Running
 from sampan.wire.portforward import tunnel
 from sampan.wire.remotecommand import over_spdy, over_websocket
+from sampan.wire.remotecommand.channels import Wanted
 from sampan.wire.remotecommand.status import Status
 from sampan.wire.upgrade import Asking, Kind, Refused
-from tests.fake_streams import echo
+from tests.fake_streams import FakeContainer, echo
 from tests.runtime.system import until
 from tests.sessions import ALL, Lab, lab
 from tests.stream_clients import Client
@@ -86,6 +89,45 @@ async def test_a_pod_that_is_no_longer_ready_is_told_before_any_session(it: Lab)
     with pytest.raises(Refused, match="it is not ready") as refused:
         await answered(url, Kind.SPDY, "portforward.k8s.io")
     assert refused.value.status == 409
+
+
+@pytest.mark.parametrize("carrier", ["spdy", "websocket"])
+async def test_what_cannot_be_attached_to_is_told_before_any_session(it: Lab, carrier: str) -> None:
+    with pytest.raises(Refused, match="nothing watches container") as refused:
+        await it.attach(carrier)
+    assert refused.value.status == 409
+    url = it.listener.url(await it.streaming.attach(it.container, ALL))
+    await it.system.containers.stop(it.container, 0)
+    with pytest.raises(Refused, match="it is exited, not created or running"):
+        await Client.connect(carrier, url, ALL)
+    assert it.sessions.open()["attach"] == 0
+
+
+@pytest.mark.parametrize("carrier", ["spdy", "websocket"])
+async def test_the_answer_to_an_attach_comes_when_it_is_attached(
+    it: Lab, carrier: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    container = it.attachments.containers[it.container] = FakeContainer()
+    attach, let = it.attachments.attach, asyncio.Event()
+
+    @asynccontextmanager
+    async def slow(id: str, wanted: Wanted) -> AsyncIterator[Running]:
+        await let.wait()
+        async with attach(id, wanted) as running:
+            yield running
+
+    monkeypatch.setattr(it.attachments, "attach", slow)
+    connecting = asyncio.ensure_future(it.attach(carrier))
+    done, _ = await asyncio.wait([connecting], timeout=0.1)
+    assert not done
+    let.set()
+    client = await connecting
+    await container.say(b"first\n")
+    await client.until(lambda: client.stdout == b"first\n")
+    container.end()
+    assert await client.finished() == Status(code=0)
+    await until(lambda: it.sessions.open()["attach"] == 0)
+    assert it.attachments.clients[0].task is not None and it.attachments.clients[0].task.done()
 
 
 async def test_open_sessions_are_counted_by_kind(it: Lab) -> None:

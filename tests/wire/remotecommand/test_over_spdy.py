@@ -330,10 +330,10 @@ def test_goaway_waits_for_what_a_window_holds_back() -> None:
 
 def test_consumed_input_opens_the_window_again() -> None:
     peer = opened()
-    peer.say("stdin", bytes(200_000))
+    peer.say("stdin", bytes(400_000))
     assert len(peer.told()) > 0
     assert sent(peer.server.to_send()) == 0
-    peer.server.consumed(200_000)
+    peer.server.consumed(400_000)
     assert sent(peer.server.to_send()) == 16  # a WINDOW_UPDATE
 
 
@@ -342,7 +342,7 @@ def test_what_nobody_reads_opens_its_window_by_itself() -> None:
     peer.open("error", "stdout", "stdin")
     peer.told()
     peer.hear()
-    peer.say("stdin", bytes(200_000))
+    peer.say("stdin", bytes(400_000))
     peer.told()
     assert sent(peer.server.to_send()) == 16
 

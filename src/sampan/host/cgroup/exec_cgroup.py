@@ -13,6 +13,7 @@ import os
 import select
 import signal
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
@@ -30,6 +31,8 @@ _ROUNDS = 20  # looks while it is stopped
 _AT_ONCE = 100  # processes whose descriptors are open together
 _LOOK_SECONDS = 0.1
 _RETRIES, _RETRY_SECONDS = 5, 0.001  # for the dead to leave a group
+_SWEPT = 4  # groups of commands that have ended, which are looked at whenever another one ends
+_left: deque[Place] = deque()  # those: what is in them may have ended since
 log = logging.getLogger("sampan.cgroup")
 
 
@@ -113,10 +116,11 @@ class ExecGroup:
             await in_own_thread(partial(_empty, place, spare, KILL_SECONDS))
 
     async def close(self) -> None:
-        """Remove the group. What the command left behind keeps it, until the container is removed."""
+        """Remove the group. What the command left behind keeps it: it goes some time after that has ended, with the
+        container at the latest."""
         place, self._place = self._place, None
         if place is not None:
-            await finish(in_thread(_closed, place))
+            await finish(in_thread(_closed_one, place))
 
 
 async def exec_group(
@@ -166,21 +170,38 @@ def forget(id: str, container: Container) -> None:
         _closed(place)
 
 
-def _closed(place: Place) -> None:
-    """Remove it, or mark it for what is in it. That it stays is nobody's loss: the end of the container is its own."""
+def _closed_one(place: Place) -> None:
+    _sweep()
+    if not _closed(place):
+        _left.append(place)
+
+
+def _sweep() -> None:
+    """A container may live for years, and have a probe that leaves something behind every time."""
+    for _ in range(min(_SWEPT, len(_left))):
+        with suppress(IndexError):  # somebody else has it
+            place = _left.popleft()
+            with suppress(OSError):
+                if not place.remove():
+                    _left.append(place)
+
+
+def _closed(place: Place) -> bool:
+    """Remove it, or mark it for what is in it: False. That it stays is no loss: the container's end is its own."""
     try:
         for _ in range(_RETRIES):
             if place.remove():
-                return
+                return True
             if place.members():
                 place.mark()
-                return
+                return False
             time.sleep(_RETRY_SECONDS)  # who has died takes a moment to leave
         log.warning("the control group %s of a command is empty, and cannot be removed", place.name)
     except FileNotFoundError:
-        pass
+        return True
     except OSError as error:
         log.warning("the control group %s of a command cannot be removed: %s", place.name, error)
+    return False
 
 
 def _empty(place: Place, spare: ProcessRef | None, seconds: float) -> bool:

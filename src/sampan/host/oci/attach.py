@@ -1,4 +1,4 @@
-"""The port `Attachments`: clients beside running containers. `attach_session` is a client's side, `attach_connections`
+"""The port `Attachments`: clients beside containers, from their creation on. `attach_session` is a client's side, `attach_connections`
 that of the container's conmon."""
 
 from collections.abc import AsyncIterator

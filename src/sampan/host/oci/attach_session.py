@@ -208,7 +208,8 @@ class _Input:
         self._part = part
         self._loop = asyncio.get_running_loop()
         self._waiting: asyncio.Future[None] | None = None
-        self._closed = False
+        self._closed = False  # the client has no more
+        self._left = False
         container.stuck.add(self.wake)
 
     async def write(self, data: Data) -> None:
@@ -232,7 +233,8 @@ class _Input:
             await self._waiting
         finally:
             self._waiting = None
-            self._loop.remove_writer(self._connection)
+            if not self._left:
+                self._loop.remove_writer(self._connection)
 
     async def end(self) -> None:
         if self._closed or not self._container.takes_input:
@@ -248,6 +250,8 @@ class _Input:
             self._waiting.set_result(None)
 
     def close(self) -> None:
-        self._closed = True
+        """The session is over, and somebody else's the connection: at once, not when who waits here has woken."""
+        self._closed = self._left = True
         self._container.stuck.discard(self.wake)
+        self._loop.remove_writer(self._connection)
         self.wake()

@@ -37,8 +37,13 @@ class OciCommands:
     """Commands in the containers of `OciConmon`."""
 
     def __init__(self, paths: Paths) -> None:
+        self._place = paths.state / "exec"
         self._paths = paths
         self._tasks = Tasks()
+
+    async def open(self) -> None:
+        """Remove what a daemon that died has left of its commands' sockets and numbers."""
+        await in_thread(shutil.rmtree, self._place, True)
 
     async def close(self) -> None:
         """Leave the commands that have outlived their clients to themselves."""
@@ -75,7 +80,7 @@ class OciCommands:
             detached = await in_thread(state.status) is None
             place = ""
             if detached or wanted.tty:
-                place = str(self._paths.state / "exec" / secrets.token_hex(8))
+                place = str(self._place / secrets.token_hex(8))
                 held.push_async_callback(in_thread, shutil.rmtree, place, True)
                 await finish(in_thread(os.makedirs, place, mode=0o700))
             line = _line(state.commands(handler), id, group.options, place, tty=wanted.tty, detached=detached)

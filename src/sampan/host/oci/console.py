@@ -4,6 +4,7 @@ and hangs it up when we close the master.
 """
 
 import asyncio
+import fcntl
 import os
 import socket
 import termios
@@ -14,6 +15,7 @@ from sampan.host.process import Child
 
 _NAME_LIMIT = 4096  # bytes: the runtime sends the terminal's name along
 _SIZES = range(1, 1 << 16)
+_TIOCGPTN = 0x80045430  # a terminal's number, which masters alone tell (ioctl_tty(2)); x86, arm64, riscv
 
 
 @contextmanager
@@ -40,9 +42,19 @@ async def master(listener: socket.socket, runtime: Child) -> int | None:
             _, fds, _, _ = socket.recv_fds(connection, _NAME_LIMIT, 1, socket.MSG_CMSG_CLOEXEC)
         except (BlockingIOError, ConnectionError):
             return None
-    if fds and not os.isatty(fds[0]):
+    if fds and not _is_master(fds[0]):
         os.close(fds.pop())
     return fds[0] if fds else None
+
+
+def _is_master(fd: int) -> bool:
+    """Whether it is the master of a pseudoterminal: it is made from what the container has as /dev/ptmx, which may be
+    anything."""
+    try:
+        fcntl.ioctl(fd, _TIOCGPTN, bytes(4))
+    except OSError:
+        return False
+    return True
 
 
 async def _readable(sock: socket.socket, runtime: Child) -> None:

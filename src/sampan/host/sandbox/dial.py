@@ -41,7 +41,7 @@ class PodDialer:
             await self._make(netns, made)
             return await self._first(made, port)
         finally:
-            for each in made:  # those that were not used, or all
+            for each in made:  # the one that a connection has taken over is closed by that
                 if isinstance(each, socket.socket):
                     each.close()
 
@@ -69,11 +69,9 @@ class PodDialer:
                 if isinstance(each, OSError):
                     raise each
                 await self._connect(each, (address, port))
+                return TcpConnection(each)
             except OSError as error:  # TimeoutError among them
                 tried.append(f"{address}: {_words(error)}")
-            else:
-                del made[at]
-                return TcpConnection(each)
         raise Unavailable(f"cannot connect to port {port} in the pod: {'; '.join(tried)}")
 
     async def _connect(self, each: socket.socket, to: tuple[str, int]) -> None:
@@ -111,8 +109,11 @@ class TcpConnection:
         and throws away what it has not sent, so they are read first. Idempotent."""
         await self.sink.end()
         self.source.expire()
-        while await self.source.read():
-            pass
+        try:
+            while await self.source.read():
+                pass
+        finally:
+            self.source.close()
 
 
 def _half_close(descriptor: int) -> None:

@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager, suppress
 
 from sampan.model.errors import SampanError, ToolFailed
 from sampan.runtime.stream_ports import Running, Sink, Source
-from sampan.server.streaming.connection import Data, Wire
+from sampan.server.streaming.connection import FLUSH_SECONDS, Data, Wire
 from sampan.server.streaming.pace import Pace
 from sampan.wire.protocol_error import ProtocolError
 from sampan.wire.remotecommand.channels import (
@@ -98,7 +98,7 @@ class CommandSession:
             await self._until_ready()
             status = await self._status(group)
             self._last_word(status)
-            await self._until_allowed(0)
+            await self._until_allowed_all()
             for task in watching:
                 task.cancel()
         return status.failure or f"exit code {status.code}"
@@ -146,7 +146,11 @@ class CommandSession:
             if source is not None
         }
         try:
-            code = await running.exited()
+            try:
+                code = await running.exited()
+            except ToolFailed:  # it may have said more on the way than its log has
+                await self._remaining(outputs)
+                raise
             await self._remaining(outputs)
         finally:
             for task in (*inputs, *outputs):
@@ -276,6 +280,15 @@ class CommandSession:
         while self._talk.backlog() > limit:
             self._allowed.clear()
             await self._allowed.wait()
+
+    async def _until_allowed_all(self) -> None:
+        """The same for the last bytes, as long as the client allows any of them."""
+        left = -1
+        while (backlog := self._talk.backlog()) not in (0, left):
+            left = backlog
+            with suppress(TimeoutError):
+                async with asyncio.timeout(FLUSH_SECONDS):
+                    await self._until_allowed(0)
 
     def _last_word(self, status: Status) -> None:
         if self._finished:

@@ -5,10 +5,14 @@ It knows no protocol. It works the same over TLS. What it promises: nothing is r
 """
 
 import asyncio
+import fcntl
+import os
 import select
 import socket
+import sys
+import termios
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import Any, cast
 
@@ -17,7 +21,7 @@ Data = bytes | memoryview
 BUFFERED = 256 << 10  # bytes that wait for a slow client before `drain` waits too
 JOINED = 64 << 10  # pieces that are smaller together go in one send
 AHEAD = 2  # chunks of up to 256 KiB that are read before somebody asks for them
-FLUSH_SECONDS = 30.0  # for a client to take the last bytes
+FLUSH_SECONDS = 30.0  # for a client to take any of the last bytes
 LINGER_SECONDS = 2.0  # for a client to see our end and to answer with its own
 _KEEPALIVE = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -112,11 +116,26 @@ class Wire(asyncio.Protocol):
         self._touched = self._loop.time()
         size = sum(map(len, pieces))
         self.sent += size
+        if len(pieces) > 1 and self._plain and not self._transport.get_write_buffer_size():
+            pieces = self._left_of(pieces)
         if size <= JOINED and len(pieces) > 1:
-            self._transport.write(b"".join(pieces))
-            return
+            pieces = [b"".join(pieces)]
         for piece in pieces:
             self._transport.write(piece)
+
+    def _left_of(self, pieces: list[Data]) -> list[Data]:
+        """What the socket does not take of them at once. A frame's head sent for itself would be a segment of its own,
+        which wakes the client for eight bytes; to join the two would copy the payload."""
+        try:
+            count = os.writev(self._descriptor, pieces)
+        except OSError:  # it is full, or broken: the transport finds out
+            return pieces
+        left: list[Data] = []
+        for piece in pieces:
+            if count < len(piece):
+                left.append(memoryview(piece)[count:])
+            count = max(0, count - len(piece))
+        return left
 
     async def drain(self) -> None:
         """Wait until the client has taken most of what was written. ConnectionResetError once it never will."""
@@ -145,21 +164,22 @@ class Wire(asyncio.Protocol):
             await asyncio.sleep(left)
 
     async def close(self, flush: float = FLUSH_SECONDS, linger: float = LINGER_SECONDS) -> None:
-        """End the connection when the client has all that was written; in at most so many seconds. Idempotent.
+        """End the connection when the client has all that was written, or has taken none of it for `flush` seconds.
+        Idempotent.
 
-        A socket that is closed while bytes of the client wait in it destroys what the client has not read yet
-        (RFC 9112, 9.6): they are read and dropped until the client ends as well."""
+        A socket that is closed while bytes of the client wait in it, or that any come to later, destroys what the
+        client has not taken yet (RFC 9112, 9.6): they are read and dropped until the client ends as well, or has
+        everything and `linger` seconds to see that."""
         if self.closed.is_set():
             return
         self._drop_input()
         self._transport.set_write_buffer_limits(0)
         try:
-            async with asyncio.timeout(flush):
-                await self.drain()
+            await self._while_taken(self.drain, flush, flush)
             if self._transport.can_write_eof():
                 self._transport.write_eof()
             with suppress(TimeoutError):
-                await self._until_ended(linger)
+                await self._while_taken(self._until_ended, linger, flush)
             self._transport.close()
             async with asyncio.timeout(flush):  # TLS still has bytes of its own to send
                 await self.closed.wait()
@@ -168,11 +188,31 @@ class Wire(asyncio.Protocol):
         finally:
             self.abort()
 
-    async def _until_ended(self, seconds: float) -> None:
-        async with asyncio.timeout(seconds):
-            while not self._ended:
-                self._waiter = self._loop.create_future()
-                await self._waiter
+    async def _while_taken(self, wait: Callable[[], Awaitable[None]], look: float, patience: float) -> None:
+        """Wait, and look again while the client takes what was written. TimeoutError once it has all, or has taken
+        nothing for so many seconds."""
+        left, until = self._untaken(), self._loop.time() + patience
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(look):
+                    return await wait()
+            before, left = left, self._untaken()
+            if left < before:
+                until = self._loop.time() + patience
+            if not left or self._loop.time() >= until:
+                raise TimeoutError
+
+    def _untaken(self) -> int:
+        """Bytes that the client's machine has not acknowledged."""
+        kernels = 0
+        with suppress(OSError):
+            kernels = int.from_bytes(fcntl.ioctl(self._descriptor, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+        return self._transport.get_write_buffer_size() + kernels
+
+    async def _until_ended(self) -> None:
+        while not self._ended:
+            self._waiter = self._loop.create_future()
+            await self._waiter
 
     def abort(self) -> None:
         """End the connection now. Idempotent."""
@@ -195,6 +235,7 @@ class Wire(asyncio.Protocol):
         for level, option, value in _KEEPALIVE:
             connection.setsockopt(level, option, value)
         self._descriptor = connection.fileno()
+        self._plain = transport.get_extra_info("sslcontext") is None
         self._hangups.watch(self._descriptor, self._hang_up)
 
     def data_received(self, data: bytes) -> None:

@@ -31,6 +31,7 @@ from sampan.wire.protocol_error import ProtocolError
 log = logging.getLogger("sampan.streaming")
 
 _PIECE = 64  # bytes that a waiting piece costs beside its own
+_SMALL, _JOINED = 8 << 10, 64 << 10  # bytes of pieces that wait joined, and of what they become
 _ANSWERS = 1 << 20  # bytes of answers to a client's frames, after which it has to take them
 _GONE_SECONDS = 1.0  # for the last words to a client that has left, or that the daemon leaves
 
@@ -57,7 +58,7 @@ class _Link:
 
     number: int
     port: int
-    waiting: deque[Data] = field(default_factory=deque)
+    waiting: deque[Data | bytearray] = field(default_factory=deque)
     size: int = 0  # of what is waiting, and of what is being written
     full_since: float = 0.0
     fed: asyncio.Event = field(default_factory=asyncio.Event)  # there is something to write, or the end
@@ -70,16 +71,28 @@ class _Link:
     expiry: asyncio.TimerHandle | None = None
 
     def take(self, data: Data) -> None:
-        # a slice keeps all that it was cut from: a small one is copied
-        small = isinstance(data, memoryview) and 2 * len(data) < len(memoryview(data.obj))
-        self.waiting.append(bytes(data) if small else data)
-        self.size += len(data) + _PIECE
+        last = self.waiting[-1] if self.waiting else None
+        if len(data) < _SMALL and isinstance(last, bytearray) and len(last) < _JOINED:
+            last += data
+            self.size += len(data)
+        else:
+            self.waiting.append(_kept(data))
+            self.size += len(data) + _PIECE
         self.stirred = True
         self.fed.set()
 
     def end(self) -> None:
         self.ended = True
         self.fed.set()
+
+
+def _kept(data: Data) -> Data | bytearray:
+    """What may wait. A slice keeps all that it was cut from, so a small one is copied; a write for each tiny piece
+    would hold the daemon up, so those are joined."""
+    if len(data) < _SMALL:
+        return bytearray(data)
+    cut = isinstance(data, memoryview) and 2 * len(data) < len(memoryview(data.obj))
+    return bytes(data) if cut else data
 
 
 class ForwardSession:
@@ -276,7 +289,7 @@ class ForwardSession:
             while True:
                 while link.waiting:
                     data = link.waiting.popleft()
-                    await sink.write(data)
+                    await sink.write(memoryview(data))
                     self._passed_on(link, len(data))
                 if link.ended:
                     await sink.end()

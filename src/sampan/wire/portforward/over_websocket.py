@@ -5,13 +5,12 @@ the first message on every channel is the port, two bytes, little-endian. There 
 its ports have ended when the session closes. Source: Kubernetes, cri-streaming portforward and httpstream/wsstream.
 """
 
-import binascii
 from collections.abc import Sequence
 
 from sampan.wire import websocket
+from sampan.wire.channel_messages import ChannelMessages
 from sampan.wire.portforward.forward import Data, Event, Left, Opened, Received
 from sampan.wire.protocol_error import ProtocolError
-from sampan.wire.remotecommand.over_websocket import Base64
 
 BINARY = "v4.channel.k8s.io"
 BASE64 = "v4.base64.channel.k8s.io"
@@ -39,11 +38,9 @@ class OverWebSocket:
         if wrong := [port for port in ports if not 0 < port < 1 << 16]:
             raise ProtocolError(f"there is no port {wrong[0]}: from 1 to 65535")
         self._ports = tuple(ports)
-        self._base64 = protocol == BASE64
         self._socket = websocket.WebSocket(server=True, limits=limits)
+        self._messages = ChannelMessages(self._socket, base64=protocol == BASE64)
         self._open = set(range(1, len(ports) + 1))  # connections
-        self._channel: int | None = None  # of the message under way, once its first byte has come
-        self._decoder = Base64()
 
     @property
     def over(self) -> bool:
@@ -52,7 +49,7 @@ class OverWebSocket:
     def start(self) -> Sequence[Event]:
         for connection, port in enumerate(self._ports, 1):
             for channel in (_data(connection), _error(connection)):
-                self._say(channel, port.to_bytes(2, "little"))
+                self._messages.send(channel, port.to_bytes(2, "little"))
         return [Opened(connection, port) for connection, port in enumerate(self._ports, 1)]
 
     def receive(self, data: Data) -> Sequence[Event]:
@@ -61,47 +58,33 @@ class OverWebSocket:
             match event:
                 case websocket.Piece():
                     events += self._piece(event)
-                case websocket.Closed(code, reason):
-                    events.append(Left(websocket_farewell(code, reason)))
+                case websocket.Closed():
+                    events.append(Left(event.told("the client")))
         return events
 
     def _piece(self, piece: websocket.Piece) -> Sequence[Event]:
-        data = piece.data
-        if piece.first:
-            self._channel = None
-        if self._channel is None and data:
-            self._channel = data[0] - (ord("0") if self._base64 else 0)
-            data = data[1:]
-        if self._channel is None:
-            return ()
-        connection, odd = divmod(self._channel, 2)
-        connection += 1
-        if (
-            odd or connection not in self._open
-        ):  # an error channel is ours alone; what was closed listens no more
-            return ()
-        clear = self._clear(data, last=piece.last)
-        return (Received(connection, clear),) if clear else ()
-
-    def _clear(self, data: Data, *, last: bool) -> Data:
-        if not self._base64:
-            return data
         try:
-            return self._decoder.decode(data, last=last)
+            channel, data = self._messages.take(piece)
         except ProtocolError as error:
             self._socket.close(websocket.BROKEN, str(error))
             raise
+        if channel is None or not data:
+            return ()
+        connection, error_channel = divmod(channel, 2)
+        connection += 1
+        # an error channel is ours alone; what was closed listens no more
+        return (Received(connection, data),) if connection in self._open and not error_channel else ()
 
     def send(self, connection: int, data: Data) -> None:
         if connection in self._open and len(data):
-            self._say(_data(connection), data)
+            self._messages.send(_data(connection), data)
 
     def end(self, connection: int) -> None:
         """Nothing can tell the client; see `half_closes`."""
 
     def fail(self, connection: int, words: str) -> None:
         if connection in self._open:
-            self._say(_error(connection), words.encode())
+            self._messages.send(_error(connection), words.encode())
             self.close(connection)
 
     def close(self, connection: int) -> None:
@@ -121,13 +104,6 @@ class OverWebSocket:
     def to_send(self) -> list[Data]:
         return self._socket.to_send()
 
-    def _say(self, channel: int, data: Data) -> None:
-        if self._base64:
-            encoded = binascii.b2a_base64(data, newline=False)
-            self._socket.send(encoded, prefix=bytes((ord("0") + channel,)), text=True)
-        else:
-            self._socket.send(data, prefix=bytes((channel,)))
-
 
 def _data(connection: int) -> int:
     return 2 * (connection - 1)
@@ -135,11 +111,3 @@ def _data(connection: int) -> int:
 
 def _error(connection: int) -> int:
     return 2 * (connection - 1) + 1
-
-
-def websocket_farewell(code: int, reason: str) -> str:
-    """Why a WebSocket ended, for a person."""
-    if code == websocket.ABNORMAL:
-        return "the connection ended without a Close frame"
-    words = f"it closed the session (code {code})"
-    return f"{words}: {reason}" if reason else words

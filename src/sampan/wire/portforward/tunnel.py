@@ -10,7 +10,6 @@ from sampan.wire import websocket
 from sampan.wire.portforward.forward import Data, Event
 from sampan.wire.portforward.over_spdy import CONNECTIONS, OverSpdy
 from sampan.wire.portforward.over_spdy import PROTOCOL as TUNNELLED
-from sampan.wire.portforward.over_websocket import websocket_farewell
 from sampan.wire.protocol_error import ProtocolError
 
 PROTOCOL = f"SPDY/3.1+{TUNNELLED}"
@@ -30,8 +29,8 @@ class Tunnel(OverSpdy):
             match event:
                 case websocket.Piece(piece, text=text):
                     events += self._piece(piece, text)
-                case websocket.Closed(code, reason):
-                    events += self._leave(websocket_farewell(code, reason))
+                case websocket.Closed():
+                    events += self._leave(event.told("the client"))
         return events
 
     def _piece(self, piece: Data, text: bool) -> Sequence[Event]:

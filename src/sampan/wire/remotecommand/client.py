@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sampan.wire import websocket
+from sampan.wire.channel_messages import ChannelMessages
 from sampan.wire.protocol_error import ProtocolError
 from sampan.wire.remotecommand import status as statuses
 from sampan.wire.remotecommand.channels import Channel, Data
@@ -57,9 +58,9 @@ class Client:
     def __init__(self, target: str, host: str, protocols: Sequence[str] = PROTOCOLS) -> None:
         self._asking: Asking | None = Asking(Kind.WEBSOCKET, target, host, protocols)
         self._socket = websocket.WebSocket(server=False)
+        self._messages = ChannelMessages(self._socket)
         self._can_end = False
         self._wants_end = False
-        self._channel: int | None = None
         self._last = bytearray()
 
     def receive(self, data: bytes) -> list[Event]:
@@ -88,16 +89,16 @@ class Client:
         return events
 
     def send_input(self, data: Data) -> None:
-        self._say(Channel.STDIN, data)
+        self._messages.send(Channel.STDIN, data)
 
     def end_input(self) -> None:
         """The command's input ends; its output goes on. Nothing happens over v4, which cannot say it."""
         self._wants_end = True
         if self._can_end:
-            self._socket.send(bytes((HALF_CLOSE, Channel.STDIN)))
+            self._messages.send(HALF_CLOSE, bytes((Channel.STDIN,)))
 
     def resize(self, width: int, height: int) -> None:
-        self._say(Channel.RESIZE, b'{"Width":%d,"Height":%d}' % (width, height))
+        self._messages.send(Channel.RESIZE, b'{"Width":%d,"Height":%d}' % (width, height))
 
     def ping(self) -> None:
         """Something for an idle connection to carry; the answer makes no event."""
@@ -114,19 +115,11 @@ class Client:
             return [request] if request else []
         return self._socket.to_send()
 
-    def _say(self, channel: Channel, data: Data) -> None:
-        self._socket.send(data, prefix=bytes((channel,)))
-
     def _piece(self, piece: websocket.Piece) -> list[Event]:
-        data = piece.data
-        if piece.first:
-            self._channel = None
-        if self._channel is None and data:
-            self._channel = data[0]
-            data = data[1:]
-        match self._channel:
+        channel, data = self._messages.take(piece)
+        match channel:
             case Channel.STDOUT | Channel.STDERR:
-                return [Output(Channel(self._channel), data)] if data else []
+                return [Output(Channel(channel), data)] if data else []
             case Channel.ERROR:
                 return self._status(data, last=piece.last)
             case _:

@@ -3,10 +3,10 @@
 Source: Kubernetes, apimachinery httpstream/wsstream (server) and client-go tools/remotecommand (v5, half-close).
 """
 
-import binascii
 from collections.abc import Sequence
 
 from sampan.wire import websocket
+from sampan.wire.channel_messages import ChannelMessages
 from sampan.wire.remotecommand import status as statuses
 from sampan.wire.remotecommand.channels import (
     Channel,
@@ -47,22 +47,20 @@ class OverWebSocket:
     def __init__(self, wanted: Wanted, protocol: str, limits: websocket.Limits | None = None) -> None:
         self._wanted = wanted
         self._half_close = protocol == V5
-        self._base64 = protocol in _BASE64
         self._json = protocol in _STATUS_IS_JSON
         self._socket = websocket.WebSocket(server=True, limits=limits)
+        self._messages = ChannelMessages(self._socket, base64=protocol in _BASE64)
         self._outputs = {Channel.STDOUT} if wanted.stdout else set()
         if wanted.stderr and not wanted.tty:
             self._outputs.add(Channel.STDERR)
-        self._channel: int | None = None  # of the message under way, once its first byte has come
         self._signal = bytearray()
-        self._decoder = Base64()
         self._resizes = Resizes()
         self._listening = True
         self._input_open = wanted.stdin
 
     def start(self) -> Sequence[Event]:
         """Every channel is there from the beginning. The client is told by an empty message, as Kubernetes does."""
-        self._say(min(self._outputs, default=Channel.ERROR), b"")
+        self._messages.send(min(self._outputs, default=Channel.ERROR), b"")
         return [Ready()]
 
     def receive(self, data: Data) -> Sequence[Event]:
@@ -71,20 +69,20 @@ class OverWebSocket:
             match event:
                 case websocket.Piece():
                     gathering.add(self._piece(event))
-                case websocket.Closed(code, reason):
-                    gathering.add([Left(_farewell(code, reason))])
+                case websocket.Closed():
+                    gathering.add([Left(event.told("the client"))])
                 case websocket.Ponged():
                     pass
         return gathering.taken()
 
     def send(self, channel: Channel, data: Data) -> None:
         if data and channel in self._outputs:
-            self._say(channel, data)
+            self._messages.send(channel, data)
 
     def finish(self, status: Status) -> None:
         last = statuses.encode(status) if self._json else statuses.words(status).encode()
         if last:
-            self._say(Channel.ERROR, last)
+            self._messages.send(Channel.ERROR, last)
         self._socket.close()
         self._listening = False
 
@@ -97,44 +95,28 @@ class OverWebSocket:
     def to_send(self) -> list[Data]:
         return self._socket.to_send()
 
-    def _say(self, channel: Channel, data: Data) -> None:
-        if self._base64:
-            encoded = binascii.b2a_base64(data, newline=False)
-            self._socket.send(encoded, prefix=b"%d" % channel, text=True)
-        else:
-            self._socket.send(data, prefix=bytes((channel,)))
-
     def _piece(self, piece: websocket.Piece) -> Sequence[Event]:
         if not self._listening:
             return []
-        data = piece.data
-        if piece.first:
-            self._channel = None
-        if self._channel is None and data:
-            self._channel = data[0] - (ord("0") if self._base64 else 0)
-            data = data[1:]
         try:
-            return self._said(data, last=piece.last)
+            channel, data = self._messages.take(piece)
+            return self._said(channel, data, last=piece.last)
         except ProtocolError as error:
             self._socket.close(websocket.BROKEN, str(error))
             self._listening = False
             raise
 
-    def _said(self, data: Data, *, last: bool) -> Sequence[Event]:
+    def _said(self, channel: int | None, data: Data, *, last: bool) -> Sequence[Event]:
         """Bytes on the channel of the message under way; with `last` it ends."""
-        match self._channel:
+        match channel:
             case Channel.STDIN if self._input_open:
-                clear = self._clear(data, last)
-                return [Input(clear)] if clear else []
+                return [Input(data)] if data else []
             case Channel.RESIZE if self._wanted.tty:
-                return self._resizes.receive(self._clear(data, last))
+                return self._resizes.receive(data)
             case 255 if self._half_close:
                 return self._signalled(data, last)
             case _:
                 return []
-
-    def _clear(self, data: Data, last: bool) -> Data:
-        return self._decoder.decode(data, last=last) if self._base64 else data
 
     def _signalled(self, data: Data, last: bool) -> list[Event]:
         self._signal += data[:2]
@@ -149,34 +131,3 @@ class OverWebSocket:
             self._input_open = False
             return [InputEnd()]
         return []
-
-
-class Base64:
-    """Base64 in pieces. Line ends are skipped, as Go's decoder does; padding is needed."""
-
-    def __init__(self) -> None:
-        self._rest = b""
-        self._padded = False
-
-    def decode(self, data: Data, *, last: bool) -> bytes:
-        """What is whole by now. With `last` everything must be. Raises ProtocolError."""
-        text = self._rest + bytes(data).translate(None, b"\r\n")
-        whole = len(text) // 4 * 4
-        self._rest = text[whole:]
-        if text and self._padded:
-            raise ProtocolError("base64 goes on after its padding")
-        if last and self._rest:
-            raise ProtocolError("base64 ends within four characters")
-        try:
-            clear = binascii.a2b_base64(text[:whole], strict_mode=True)
-        except binascii.Error as error:
-            raise ProtocolError(f"base64 is broken: {error}") from None
-        self._padded = not last and text[:whole].endswith(b"=")
-        return clear
-
-
-def _farewell(code: int, reason: str) -> str:
-    if code == websocket.ABNORMAL:
-        return "the connection ended without a Close frame"
-    words = f"the client closed the session (code {code})"
-    return f"{words}: {reason}" if reason else words

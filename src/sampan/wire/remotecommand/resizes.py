@@ -34,7 +34,7 @@ class Resizes:
 def _size(text: bytes) -> Resize:
     try:
         size = {name.lower(): value for name, value in _DECODER.decode(text).items()}
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"{text[:100]!r} is no terminal size: {error}") from None
     return Resize(_characters(size.get("width", 0)), _characters(size.get("height", 0)))
 

@@ -73,7 +73,7 @@ def decode(data: bytes) -> Status:
     """What an error channel said, whatever it was: the words themselves where they are no metav1.Status."""
     try:
         wire = _DECODER.decode(data)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return Status(failure=_foreign(data))
     if wire.status == "Success":
         return Status()

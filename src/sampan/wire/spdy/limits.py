@@ -18,7 +18,7 @@ class Limits:
     block: int = 64 << 10  # a header block after decompression
     headers: int = 100  # of one block
     field: int = 8 << 10  # a header's name or value
-    window: int = 256 << 10  # what the peer may send on a stream before it was consumed
+    window: int = 512 << 10  # what the peer may send on a stream before it was consumed
     strict_windows: bool = False  # Kubernetes' clients know no windows: TCP holds them back
     answers: int = 1_000
     idle_frames: int = 500_000
