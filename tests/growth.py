@@ -11,6 +11,7 @@ import os
 import signal
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ class Sample:
 
     count: dict[str, int]
     resident: int
-    names: dict[str, Any] = field(default_factory=dict)  # of tasks and threads, for who looks for the culprit
+    names: dict[str, Any] = field(default_factory=dict)  # for who looks for the culprit
 
 
 def sample(daemon: Daemon) -> Sample:
@@ -46,9 +47,17 @@ def sample(daemon: Daemon) -> Sample:
         "cgroups": inside["cgroups"],
         "blocks": inside["blocks"],
     }
-    return Sample(
-        count, memory(daemon.pid, "VmRSS"), {**inside["task_names"], "threads": threads(daemon.pid)}
-    )
+    names = {**inside["task_names"], "threads": threads(daemon.pid), "descriptors": descriptors(daemon.pid)}
+    return Sample(count, memory(daemon.pid, "VmRSS"), names)
+
+
+def descriptors(pid: int) -> list[str]:
+    """What is open."""
+    found = []
+    for each in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):
+            found.append(str(each.readlink()))
+    return sorted(found)
 
 
 def threads(pid: int) -> list[str]:
@@ -121,10 +130,14 @@ class Growth:
         found["resident"] = slope([(n, each.resident) for n, each in self.points])
         return found
 
-    def leaks(self) -> dict[str, float]:
+    def leaks(self, resident: int = RESIDENT) -> dict[str, float]:
         """Those slopes that are beyond the criterion."""
-        most = {"blocks": BLOCKS, "resident": RESIDENT}
+        most = {"blocks": BLOCKS, "resident": resident}
         return {name: value for name, value in self.slopes().items() if value > most.get(name, CRITERION)}
+
+    def counted(self) -> dict[str, float]:
+        """The same of all but memory, which needs some thousand operations to tell a leak from a cache that fills."""
+        return {name: value for name, value in self.leaks().items() if name in COUNTS}
 
     def words(self) -> str:
         first, last = self.points[0], self.points[-1]
@@ -138,4 +151,9 @@ class Growth:
             )
             unit = " KiB" if name == "resident" else ""
             lines.append(f"  {name}: {ends[0]}{unit} -> {ends[1]}{unit}, slope {value:+.5f} an operation")
+        for name in ("resident", "blocks"):
+            values = [
+                each.resident >> 10 if name == "resident" else each.count[name] for _, each in self.points
+            ]
+            lines.append(f"  {name}, each: {values}")
         return "\n".join(lines)

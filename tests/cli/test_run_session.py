@@ -10,6 +10,7 @@ import grpc
 import pytest
 
 from sampan.api import cri_pb2 as cri
+from sampan.api import sampan_pb2 as own
 from sampan.wire.remotecommand.channels import Channel, Input, InputEnd, Resize
 from sampan.wire.upgrade import Refused
 from tests.cli.conftest import Sampan
@@ -106,7 +107,7 @@ def test_the_session_begins_before_the_container(
 
 
 def test_what_cannot_start_leaves_nothing(sampan: Sampan, daemon: FakeDaemon, sessions: FakeSessions) -> None:
-    sessions.play = lambda command: list(command.events()) and None
+    sessions.play = lambda command: [*command.events()].clear()
     daemon.fails["StartContainer"] = (grpc.StatusCode.UNKNOWN, "exec: no such file")
     ran = sampan("run", "-i", "app:1")
     assert (ran.code, ran.err) == (1, "sampan: exec: no such file\n")
@@ -176,6 +177,18 @@ def test_a_shell_has_every_key_and_its_code_is_passed_on(
     assert somebody.modes() == somebody.before
     assert (daemon.pods, daemon.containers) == ({}, {})
     assert daemon.requests(cri.StopContainerRequest) == []
+
+
+def test_what_must_be_pulled_is_pulled_before_the_terminal_changes(
+    person: Callable[..., Person], daemon: FakeDaemon, sessions: FakeSessions
+) -> None:
+    sessions.play = game(daemon)
+    somebody = person("run", "-it", "app:2")
+    somebody.until(b"<91x17>")
+    somebody.type(b"q")
+    assert somebody.ended() == 7
+    assert len(daemon.requests(own.PullRequest)) == 1
+    assert somebody.modes() == somebody.before
 
 
 @pytest.mark.parametrize(

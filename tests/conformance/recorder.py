@@ -17,7 +17,11 @@ import grpc
 
 from sampan.api import cri_pb2 as pb
 
-_URLS: dict[str, Any] = {"Exec": pb.ExecResponse, "Attach": pb.AttachResponse, "PortForward": pb.PortForwardResponse}
+_URLS: dict[str, Any] = {
+    "Exec": pb.ExecResponse,
+    "Attach": pb.AttachResponse,
+    "PortForward": pb.PortForwardResponse,
+}
 TOKEN = b"a-token-that-has-been-used"  # what a recording has instead of the real one
 
 
@@ -101,7 +105,8 @@ class _Everything(grpc.GenericRpcHandler):
             kind = _URLS.get(method.rpartition("/")[2])
             if kind is None:
                 return answer
-            return kind(url=self._here(kind.FromString(answer).url)).SerializeToString()
+            led: bytes = kind(url=self._here(kind.FromString(answer).url)).SerializeToString()
+            return led
 
         return grpc.unary_unary_rpc_method_handler(call)
 

@@ -31,12 +31,12 @@ async def test_an_attack_is_felt_by_nobody_else_and_leaves_nothing(victim: Victi
     if kind != "half_open":
         warm_up(victim, kind)
     calm = await Bystanders(victim).watch(lambda: True)
-    before = growth.settled(live.own)
+    before = victim.settled()
     growth.forget_highest(live.own.pid)
     attackers = [victim.attack(kind, ATTACKS[kind], seed) for seed in range(1, PROCESSES.get(kind, 1) + 1)]
     times = await Bystanders(victim).watch(lambda: all(each.poll() is not None for each in attackers))
     done = [outcome(each, 10) for each in attackers]
-    after = growth.settled(live.own, before)
+    after = victim.settled(before)
     highest = growth.memory(live.own.pid, "VmHWM")
     tell(
         f"{kind}: {done}\n  before: {calm.words()}\n  during: {times.words()}\n"
@@ -45,7 +45,7 @@ async def test_an_attack_is_felt_by_nobody_else_and_leaves_nothing(victim: Victi
     )
     assert highest - before.resident <= MEMORY
     left = {name: (before.count[name], after.count[name]) for name in growth.COUNTS}
-    assert all(now <= then for then, now in left.values()), (left, before.names, after.names)
+    assert all(now <= then for then, now in left.values()), f"{left}\n{before.names}\n{after.names}"
     assert at(times.echo, 0.99) < UNAFFECTED and at(times.lists, 0.99) < UNAFFECTED
     check(kind, done)
 

@@ -51,9 +51,10 @@ def test_a_shell_in_a_terminal(daemon: Live, person: Callable[..., Person]) -> N
     screen = somebody.until(b"42\r\n")
     assert b"17 91" in screen and b"/dev/pts/" in screen
     somebody.resize(100, 30)
-    somebody.type(b"sleep 1000\r")
-    somebody.until(b"sleep 1000\r\n")
+    somebody.type(b"sh -c 'echo sleep''ing; sleep 1000'\r")
+    somebody.until(b"sleeping\r\n")
     somebody.type(b"\x03")  # ends sleep, not the shell, which tells the new size
+    somebody.until(b"^C")
     somebody.type(b"stty size\r")
     somebody.until(b"30 100")
     somebody.type(b"exit 43\r")

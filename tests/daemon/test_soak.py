@@ -21,7 +21,7 @@ from sampan.wire.remotecommand.channels import Wanted
 from sampan.wire.upgrade import Asking, Kind, Refused
 from tests import growth
 from tests.daemon.conftest import SECONDS
-from tests.daemon.watched_daemon import Watched, size, tell, watched
+from tests.daemon.watched_daemon import FULL, Watched, size, tell, watched
 from tests.stream_clients import CARRIERS, Client
 
 pytestmark = [pytest.mark.root, pytest.mark.limit(size(120, 3600))]
@@ -31,6 +31,7 @@ CLIENTS = 4
 ROUNDS = size(6, 21)
 WARM = 100  # commands, after which what is made once has been made
 FLOODS = 64
+SESSION = 4096  # bytes a session that the resident set may grow by: a megabyte of output leaves holes in it
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def test_commands_leave_nothing(live: Watched) -> None:
     begin = time.monotonic()
     found = grown(live, id, size(50, 500))
     tell(f"ExecSync, {time.monotonic() - begin:.0f} s: {found.words()}")
-    assert not found.leaks(), found.words()
+    assert not (found.leaks() if FULL else found.counted()), found.words()
 
 
 def test_a_leak_in_a_hundred_commands_is_seen(archive: Path) -> None:
@@ -93,7 +94,8 @@ def test_a_leak_in_a_hundred_commands_is_seen(archive: Path) -> None:
         id = live.started(live.pod(), "sh", "-c", "while true; do sleep 100000; done")
         found = grown(live, id, size(50, 100))
         tell(f"ExecSync with leaks: {found.words()}")
-        assert {*growth.COUNTS, "resident"} <= found.leaks().keys()
+        assert found.counted().keys() == set(growth.COUNTS)
+        assert not FULL or {"blocks", "resident"} <= found.leaks().keys()
 
 
 # --- sessions whose clients are killed -----------------------------------------------------------------------------
@@ -201,16 +203,14 @@ async def test_interrupted_sessions_leave_nothing(live: Watched) -> None:
     interrupted, found, each = Interrupted(live, id), growth.Growth(), size(32, 64)
     rounds = size(4, 17)
     begin = time.monotonic()
-    await interrupted.all(range(64))
+    await interrupted.all(range(size(64, 256)))
     for number in range(rounds):
         if number:
             await interrupted.all(range(number * each, (number + 1) * each))
         await asyncio.to_thread(forsake, live, id)
         found.add(number * each, await asyncio.to_thread(growth.settled, live.own))
     tell(f"interrupted, {time.monotonic() - begin:.0f} s: {found.words()}")
-    leaks = {name: value for name, value in found.leaks().items() if name != "resident"}
-    assert not leaks, found.words()
-    assert found.points[-1][1].resident - found.points[0][1].resident < 4 * MIB, found.words()
+    assert not (found.leaks(SESSION) if FULL else found.counted()), found.words()
 
 
 # --- floods of output ------------------------------------------------------------------------------------------------

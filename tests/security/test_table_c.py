@@ -6,19 +6,23 @@ C5 names and ids as paths · C6 host names and DNS · C7 seccomp files · C8 cap
 C11 mount options · C12 devices · C13 output without end · C14 arguments taken for flags · C15 resources and cgroup
 paths · C16 user namespaces · C17 ports · C18 sizes and numbers nobody expects.
 
-Not here: C12's environment of vendor hooks (hooks come from CDI, whose tests are those of `spec.cdi`), and the
-connections of PortForward in C17, which is not served yet.
+Not here: C12's environment of vendor hooks (hooks come from CDI, whose tests are those of `spec.cdi`).
 """
 
 import concurrent.futures
+import contextlib
 import os
 import random
+import re
+import socket
 import stat
 import string
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import grpc
 import pytest
@@ -26,11 +30,17 @@ from google.protobuf import json_format
 
 from sampan.api import cri_pb2 as cri
 from sampan.model.errors import SampanError
+from sampan.model.paths import Paths
 from sampan.spec import capabilities, validate
 from sampan.spec.facts import Host
+from sampan.wire.spdy import session as spdy
+from sampan.wire.upgrade import Kind, Refused
 from tests import census, images, machine
+from tests.attacks import connected
 from tests.daemon.conftest import Live, import_image
+from tests.security import ways
 from tests.security.conftest import SECRET, Containers, code_of, linux, process_status, user_image
+from tests.security.ways import each_handler, each_way
 
 pytestmark = pytest.mark.root
 
@@ -759,11 +769,55 @@ def test_c14_what_a_command_is_called_is_its_own_business(containers: Containers
         assert code_of(daemon.exec, id, *words)[0] is INVALID
 
 
-def test_c14_an_environment_speaks_to_the_container_alone(containers: Containers, daemon: Live) -> None:
-    names = ("_OCI_SYNCPIPE", "_OCI_STARTPIPE", "_OCI_ATTACHPIPE", "LISTEN_FDS", "LISTEN_PID", "NOTIFY_SOCKET", "LD_PRELOAD", "RUN_OCI_X", "XDG_RUNTIME_DIR")  # fmt: skip
-    id = containers(envs=[cri.KeyValue(key=name, value=b"7") for name in names])
-    inside = daemon.exec(id, "env").stdout.decode().splitlines()
-    assert {f"{name}=7" for name in names} <= {*inside}
+NO_FLAGS = (
+    ["--help"], ["-u", "0"], ["--version"], ["-h"], ["--"], ["--user=0"], ["--process=/etc/passwd"], ["--cap=CAP_SYS_ADMIN"], ["-t"], ["--detach"],
+    ["--pid-file=/tmp/x"], ["--console-socket=/tmp/x"], ["--env=A=b"], ["--cwd=/proc"], ["--root=/tmp"], ["--systemd-cgroup"], ["exec"], ["delete", "-f"],
+)  # fmt: skip
+WORDS = (["-u", "0"], ["--help-me"], ["$(id)"], ["a;b"], ["a b"], ["'"], ["\n"], ["--", "--detach"], ["é\u202e"], ["%s", "{}"])
+
+
+@each_handler
+@pytest.mark.parametrize("way", [ways.PIPES, ways.TERMINAL])
+async def test_c14_nor_is_it_the_runtimes_in_a_session(daemon: Live, way: str, handler: str) -> None:
+    """As the user of the container whatever the words are. They are on no command line outside the container either."""
+    pod = ways.pod(daemon, handler, f"c14-{way}-{handler}")
+    id = daemon.started(pod, linux=linux(run_as_user=cri.Int64Value(value=33)))
+    for words in NO_FLAGS:
+        done = await ways.run(daemon, way, id, *words)
+        assert re.search("not found|no such file", done.failure.lower()), (words, done)
+    for words in WORDS:
+        done = await ways.run(daemon, way, id, "echo", *words)
+        assert done.said.decode() == " ".join(words) + "\n", words
+    done = await ways.run(daemon, way, id, "sh", "-c", "id -u; cat /proc/self/cmdline | wc -c")
+    assert done.lines[0] == "33"
+    secret = os.urandom(8).hex()
+    client = await ways.begin(daemon, way, id, "sh", "-c", "echo up; cat; true", secret, stdin=True)
+    await client.until(lambda: b"up" in client.stdout)
+    holders = [entry for entry in Path("/proc").glob("[0-9]*") if secret.encode() in cmdline(entry)]
+    assert holders and all(id in (entry / "cgroup").read_text() for entry in holders)
+    assert all(b"sh" == cmdline(entry).split(b"\0")[0] for entry in holders), [cmdline(entry) for entry in holders]
+    client.leave()
+    ways.remove(daemon, pod)
+
+
+def cmdline(entry: Path) -> bytes:
+    try:
+        return (entry / "cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+@each_handler
+@each_way
+async def test_c14_an_environment_speaks_to_the_container_alone(daemon: Live, way: str, handler: str) -> None:
+    """Names by which conmon, the OCI runtimes, the linker and Python are told something: none of ours listens."""
+    names = ("_OCI_SYNCPIPE", "_OCI_STARTPIPE", "_OCI_ATTACHPIPE", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "LD_PRELOAD", "RUN_OCI_X",
+             "XDG_RUNTIME_DIR", "_LIBCONTAINER_INITPIPE", "_LIBCONTAINER_STATEDIR", "_LIBCRUN_X", "PYTHONSTARTUP", "PYTHONPATH", "GODEBUG")  # fmt: skip
+    pod = ways.pod(daemon, handler, f"env-{way}-{handler}")
+    id = daemon.started(pod, envs=[cri.KeyValue(key=name, value=b"7") for name in names])
+    done = await ways.run(daemon, way, id, "sh", "-c", "env; ls /proc/self/fd | wc -l")
+    assert {f"{name}=7" for name in names} <= {*done.lines} and done.lines[-1].strip() == "4", done
+    ways.remove(daemon, pod)
 
 
 # --- C15: resources and cgroup paths --------------------------------------------------------------------------------
@@ -844,6 +898,115 @@ def test_c17_a_port_is_a_port() -> None:
     )  # fmt: skip
     for fields in wrong:
         assert not accepted_pod({"port_mappings": [{"container_port": 80, **fields}]}), fields
+
+
+LOOPBACKS = ("127.0.0.1", "::1")
+
+
+@contextlib.contextmanager
+def hosts_listener(host: str) -> Iterator[socket.socket]:
+    """A service on the machine's own loopback that nobody in a pod may reach."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
+        listener.bind((host, 0))
+        listener.listen()
+        listener.setblocking(False)
+        yield listener
+
+
+def visitors(listener: socket.socket) -> int:
+    count = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            listener.accept()[0].close()
+            count += 1
+    return count
+
+
+def forward_url(daemon: Live, pod: str) -> str:
+    return daemon.runtime.PortForward(cri.PortForwardRequest(pod_sandbox_id=pod)).url
+
+
+def forwarded(url: str, *ports: str, seconds: float = 10) -> dict[str, str]:
+    """What a client that names these ports hears: words of failure by port, "reset" for a connection refused as such."""
+    heard: dict[str, str] = {}
+    with contextlib.closing(connected(url, Kind.SPDY, "portforward.k8s.io")) as connection:
+        session = spdy.Session(server=False)
+        names = {}
+        for number, port in enumerate(ports):
+            headers = (("port", port), ("requestid", str(number)))
+            names[session.open((("streamtype", "error"), *headers))] = port
+            names[session.open((("streamtype", "data"), *headers))] = port
+        connection.settimeout(seconds)
+        while len(heard) < len({*ports}):
+            for data in session.to_send():
+                connection.sendall(data)
+            for event in session.receive(connection.recv(1 << 16)):
+                if isinstance(event, spdy.Received):
+                    heard[names[event.stream]] = bytes(event.data).decode()
+                elif isinstance(event, spdy.WasReset):
+                    heard.setdefault(names[event.stream], "reset")
+    return heard
+
+
+@pytest.mark.parametrize("host", LOOPBACKS)
+def test_c17_a_pods_port_is_in_the_pod(daemon: Live, pod: str, host: str) -> None:
+    """Neither the machine's loopback nor another pod's is reached through it; nor the address of sessions itself. The
+    machine's is, through a pod that shares its network: so the listener would tell."""
+    other = daemon.pod("neighbour")
+    daemon.started(other, "sh", "-c", "while :; do echo neighbour | nc -l -p 5678; done")
+    node = cri.NamespaceOption(network=cri.NODE, pid=cri.CONTAINER)
+    shared = daemon.pod("shared-net", linux=cri.LinuxPodSandboxConfig(security_context=cri.LinuxSandboxSecurityContext(namespace_options=node)))
+    with hosts_listener(host) as listener:
+        port = str(listener.getsockname()[1])
+        url = forward_url(daemon, pod)
+        own = str(urlsplit(url).port)
+        heard = forwarded(url, port, "5678", own)
+        assert all("refused" in words.lower() for words in heard.values()), heard
+        assert visitors(listener) == 0
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            forwarded(forward_url(daemon, shared), port, seconds=1)
+        assert visitors(listener) == 1
+    for each in (other, shared):
+        ways.remove(daemon, each)
+
+
+@pytest.mark.parametrize("port", ["0", "-1", "65536", "80;81", "1e3", "0x50", " 80", "+80", "8_0", "٨٠", "", "localhost", "127.0.0.1:80", "9" * 40])
+def test_c17_what_is_no_port_is_not_connected_to(daemon: Live, pod: str, port: str) -> None:
+    assert forwarded(forward_url(daemon, pod), port) == {port: "reset"}
+
+
+@pytest.mark.parametrize("ports", [[0], [-1], [65536], [2**31 - 1], [80, 0]])
+def test_c17_nor_asked_for(daemon: Live, pod: str, ports: list[int]) -> None:
+    request = cri.PortForwardRequest(pod_sandbox_id=pod, port=ports)
+    assert code_of(daemon.runtime.PortForward, request)[0] is INVALID
+
+
+@pytest.mark.parametrize("how", ["stopped", "made again", "unmounted", "another's"])
+def test_c17_a_pod_whose_network_has_gone_leads_nowhere(daemon: Live, how: str) -> None:
+    """Asked for while it was there. What is left at the place of its namespace is no namespace, or not the machine's."""
+    pod = daemon.pod("passing")
+    url = forward_url(daemon, pod)
+    place = Paths(daemon.own.root, daemon.own.state).namespace(pod, "net")
+    assert place.exists()
+    with hosts_listener("127.0.0.1") as listener:
+        if how == "stopped" or how == "made again":
+            ways.remove(daemon, pod)
+            pod = daemon.pod("passing") if how == "made again" else ""
+        else:
+            subprocess.run(["umount", place], check=True)
+        if how == "another's":  # another kind of namespace, the machine's own
+            subprocess.run(["mount", "--bind", "/proc/self/ns/uts", place], check=True)
+        try:
+            heard = forwarded(url, str(listener.getsockname()[1]))
+        except Refused as refused:
+            heard = {"": str(refused)}
+        finally:
+            if how == "another's":
+                subprocess.run(["umount", place], check=True)
+        assert all(re.search("no pod|not ready|gone|cannot enter", words) for words in heard.values()), heard
+        assert visitors(listener) == 0
+    if pod:
+        ways.remove(daemon, pod)
 
 
 # --- C18: sizes and numbers nobody expects ----------------------------------------------------------------------------

@@ -8,9 +8,11 @@ import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -305,6 +307,25 @@ async def test_a_group_that_cannot_be_made_costs_the_group_only(
         assert await child.exited() == 0
     assert group.options == []
     await group.close()
+
+
+async def test_a_group_that_nobody_waits_for_any_more_is_removed(
+    lab: Lab, box: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = exec_cgroup._group
+
+    def slow(*args: Any) -> ExecGroup:
+        group = make(*args)
+        group.make()
+        time.sleep(0.2)
+        return group
+
+    monkeypatch.setattr(exec_places, "at_hand", lambda: False)
+    monkeypatch.setattr(exec_cgroup, "_group", slow)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await exec_group(box, state(lab, box))
+    assert groups(lab) == []
 
 
 async def test_killing_and_closing_what_has_ended_is_fine(lab: Lab, box: str) -> None:

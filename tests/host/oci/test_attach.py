@@ -413,8 +413,7 @@ async def test_who_comes_before_the_start_misses_nothing_and_may_speak_already(
     lab: Lab, attachments: ConmonAttachments, terminal: bool
 ) -> None:
     script = "echo first; read words; echo =$words=; exec cat"
-    options = {"terminal": terminal, "stdin": True, "stdin_once": not terminal}
-    launch = lab.launch("sh", "-c", script, **options)
+    launch = lab.launch("sh", "-c", script, terminal=terminal, stdin=True, stdin_once=not terminal)
     launched = await lab.oci.create(launch)
     async with asyncio.timeout(20), attachments.attach(launch.id, TTY if terminal else ALL) as running:
         await running.resize(91, 17)

@@ -1,6 +1,7 @@
 """Tests of host.oci.commands: commands in real containers, with pipes and with a terminal, under each OCI runtime."""
 
 import asyncio
+import errno
 import hashlib
 import os
 import resource
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from sampan.host import process as processes_of_ours
+from sampan.host.cgroup.exec_cgroup import ExecGroup
 from sampan.host.oci import running_command
 from sampan.host.oci.commands import OciCommands
 from sampan.host.processes import send
@@ -298,7 +300,8 @@ async def test_one_that_has_outlived_its_client_leaves_nothing_when_it_ends(box:
 
 
 async def test_a_terminal_is_the_containers_own(box: Box) -> None:
-    script = "stty size; tty; stty -a; exit 42"
+    # crun sets the size while the command may run already
+    script = "until stty size 2>/dev/null; do sleep 0.01; done; tty; stty -a; exit 42"
     size = {"consoleSize": {"width": 101, "height": 33}}
     code, said, _ = await box.said("sh", "-c", script, wanted=TERMINAL, **size)
     assert code == 42
@@ -393,6 +396,23 @@ async def test_another_user_may_open_what_it_was_given(box: Box) -> None:
         assert (code, said.strip()) == (0, b"1000")
     now = Path("/dev/null").stat()
     assert (now.st_uid, now.st_mode) == (null.st_uid, null.st_mode)
+
+
+async def test_a_command_that_cannot_be_killed_costs_no_descriptor(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(_: ExecGroup) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    await box.said("true")
+    before = descriptors()
+    for wanted in (ALL, TERMINAL):
+        with monkeypatch.context() as patch:
+            patch.setattr(ExecGroup, "kill", refuse)
+            with pytest.raises(OSError, match="Too many open files"):
+                async with box.run("sh", "-c", "trap '' HUP; sleep 1000", wanted=wanted):
+                    pass
+    assert descriptors() == before
 
 
 async def test_what_a_daemon_that_died_left_of_its_sessions_is_removed(short_tmp: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from sampan.host import descriptors as host_descriptors
 from sampan.host import syscalls
 from sampan.host.descriptors import Reader
 from sampan.host.sandbox.dial import PodDialer
@@ -263,27 +264,29 @@ async def test_no_more_threads_at_once_than_agreed(netns: str, monkeypatch: pyte
     assert 1 < most <= 16
 
 
-async def test_a_close_that_is_cancelled_lets_go_all_the_same() -> None:
+async def test_a_close_that_is_cancelled_lets_go_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_descriptors, "_TURNS", 1)  # it pauses after each read
     over = asyncio.Event()
 
     async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(bytes(4 * MIB))
         await over.wait()
-        writer.close()
+        writer.transport.abort()
 
     async with server("", serve) as port:
+        before = descriptors()
         connection = await PodDialer().dial("", port)
         await connection.source.read()
         await asyncio.sleep(0.1)  # much is there that nobody has read
         closing = asyncio.create_task(connection.close())
-        for _ in range(2):
-            await asyncio.sleep(0)
+        await asyncio.sleep(0)
         assert not closing.done()
         closing.cancel()
         await asyncio.wait([closing])
         assert isinstance(connection.source, Reader)
         assert connection.source.fd == -1
         over.set()
+        await until(lambda: descriptors() <= before)
 
 
 async def test_a_connection_that_finds_no_descriptor_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,6 +294,9 @@ async def test_a_connection_that_finds_no_descriptor_says_so(monkeypatch: pytest
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     async with server("", echo) as port:
+        before = descriptors()
         with monkeypatch.context() as patch, pytest.raises(Unavailable, match="Too many open files"):
             patch.setattr(os, "dup", none_left)
             await PodDialer().dial("", port)
+        await asyncio.sleep(0.05)  # the server has taken it
+        await until(lambda: descriptors() <= before)

@@ -168,6 +168,27 @@ async def test_clients_that_say_nothing_keep_no_session_out(it: Lab, monkeypatch
     assert descriptors() <= before
 
 
+async def test_clients_that_do_not_go_when_they_are_refused_are_bounded_too(
+    it: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "HALF_OPEN", 8)
+    port = int((await it.url("echo")).split(":")[2].split("/")[0])
+    before = descriptors()
+    guessing = []
+    for _ in range(40):
+        client = socket.create_connection(("127.0.0.1", port))
+        client.sendall(f"POST /exec/guess HTTP/1.1\r\nHost: x\r\n{UPGRADE}\r\n".encode())
+        guessing.append(client)
+        await asyncio.sleep(0.002)
+    ours = descriptors() - before - len(guessing)
+    session = await it.exec("spdy", "echo", "in")
+    assert await session.finished() == Status(code=0)
+    for client in guessing:
+        assert client.recv(12) == b"HTTP/1.1 404"
+        client.close()
+    assert ours <= 8 + 2
+
+
 async def test_more_sessions_than_there_may_be_are_told_when_to_come_back(
     it: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -137,7 +137,14 @@ async def exec_group(
         return ExecGroup(None)
     if exec_places.at_hand():  # nothing to do before `enter`
         return ExecGroup(exec_places.new(id, container), outlive=outlive)
-    return await in_thread(_group, id, container, outlive)
+    made: list[ExecGroup] = []
+    try:
+        await finish(in_thread(lambda: made.append(_group(id, container, outlive))))
+    except asyncio.CancelledError:
+        for group in made:
+            await group.close()
+        raise
+    return made[0]
 
 
 def _group(id: str, container: Container, outlive: bool) -> ExecGroup:

@@ -1,5 +1,5 @@
-"""The port `Attachments`: clients beside containers, from their creation on. `attach_session` is a client's side, `attach_connections`
-that of the container's conmon."""
+"""The port `Attachments`: clients beside containers, from their creation on. `attach_session` is a client's side,
+`attach_connections` that of the container's conmon."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

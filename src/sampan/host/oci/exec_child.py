@@ -53,9 +53,11 @@ class ExecChild:
 
     async def end(self) -> None:
         """Kill the command and everything that it started, unless it has exited; let go of it."""
-        if self.child.running:
-            await finish(self._kill())
-        self.leave()
+        try:
+            if self.child.running:
+                await finish(self._kill())
+        finally:
+            self.leave()
 
     def leave(self) -> None:
         """Let go of it as it runs."""
@@ -65,11 +67,13 @@ class ExecChild:
             self._log = -1
 
     async def _kill(self) -> None:
-        if self._group is not None:
-            await self._group.kill()
-        elif (root := find(self.child.pid)) is not None:  # not reaped yet: the number is still its own
-            await kill_family(root)
-        await self.child.end()
+        try:
+            if self._group is not None:
+                await self._group.kill()
+            elif (root := find(self.child.pid)) is not None:  # not reaped yet: the number is still its own
+                await kill_family(root)
+        finally:
+            await self.child.end()
 
 
 async def begin(

@@ -81,14 +81,14 @@ class RunningCommand:
 
     async def end(self) -> None:
         """Kill it and all that it started, unless it has exited; let go of everything."""
-        try:
-            if self.running:
-                await self._kill()
-        finally:
-            self._streams.close()
-            await self._child.end()
-            self._forget()
-            await self._held.aclose()
+        async with self._held:
+            try:
+                if self.running:
+                    await self._kill()
+            finally:
+                self._streams.close()
+                self._forget()
+                await self._child.end()
 
     async def _kill(self) -> None:
         """By its group, which knows what left the command's family; one with a terminal is hung up first, as when a
@@ -118,11 +118,11 @@ class RunningCommand:
             await finish(self._leave())
 
     async def _leave(self) -> None:
-        if self.running:
-            self._child.leave()
-        else:
-            await self._child.end()
-        await self._held.aclose()
+        async with self._held:
+            if self.running:
+                self._child.leave()
+            else:
+                await self._child.end()
 
 
 async def drained(output: Reader | None) -> None:

@@ -24,7 +24,7 @@ from sampan.wire.upgrade import Head, HeadReader, Refused
 log = logging.getLogger("sampan.streaming")
 
 SESSIONS = 1536  # open at once
-HALF_OPEN = 512  # connections that have not said what they want; with more the oldest is closed
+HALF_OPEN = 512  # connections without a session, not yet or refused; with more the oldest is closed
 HEAD_SECONDS = 10.0  # for a client to say it, TLS included
 REFUSED_SECONDS = 2.0  # for a client to take an answer that ends its connection
 PAUSE_SECONDS = 0.1  # before the next accept, where there is no descriptor left
@@ -99,19 +99,19 @@ class Listener:
     async def _connection(self, connection: socket.socket, number: int) -> None:
         wire = Wire(self._hangups, self._streaming.idle_timeout)
         try:
-            try:
-                async with asyncio.timeout(HEAD_SECONDS):
-                    await self._connect(wire, connection)
-                    head = await _head(wire)
-            finally:
-                self._half_open.pop(number, None)
-            await self._answer(wire, head)
+            async with asyncio.timeout(HEAD_SECONDS):
+                await self._connect(wire, connection)
+                head = await _head(wire)
+            operation = self._operation(head)
+            self._half_open.pop(number, None)
+            await self._have(wire, head, operation)
         except Refused as refused:
             wire.write([refused.response()])
             await wire.close(REFUSED_SECONDS, REFUSED_SECONDS)
         except (TimeoutError, OSError) as error:  # ssl.SSLError is one
             log.debug("a connection came to nothing: %s", error or "no request within the time for it")
         finally:
+            self._half_open.pop(number, None)  # one that is refused is among them to its end
             wire.abort()
 
     async def _connect(self, wire: Wire, connection: socket.socket) -> None:
@@ -123,13 +123,16 @@ class Listener:
         loop = asyncio.get_running_loop()  # from here on the socket is its
         await loop.connect_accepted_socket(lambda: wire, connection, ssl=context)
 
-    async def _answer(self, wire: Wire, head: Head) -> None:
+    def _operation(self, head: Head) -> Operation:
         if self._sessions >= SESSIONS:
             raise Refused(429, f"{SESSIONS} sessions are open, which is all there may be", RETRY_AFTER)
         kind, _, token = head.path.removeprefix("/").partition("/")
         operation = self._tokens.take(token, kind) if kind in KINDS else None
         if operation is None:
             raise Refused(404, "there is no such session: its address works once, within a minute")
+        return operation
+
+    async def _have(self, wire: Wire, head: Head, operation: Operation) -> None:
         self._sessions += 1
         try:
             await self._serve(wire, head, operation)
