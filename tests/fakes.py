@@ -85,7 +85,9 @@ class World:
     shown: set[str] = field(default_factory=set)  # containers that images are shown to
     bundles: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     processes: dict[str, Process] = field(default_factory=dict)
-    lost_sessions: dict[str, int] = field(default_factory=dict)  # by container: commands of a daemon that died
+    lost_sessions: dict[str, int] = field(
+        default_factory=dict
+    )  # by container: commands of a daemon that died
     logs: set[Path] = field(default_factory=set)
     files: dict[str, bytes] = field(default_factory=dict)
     sources: dict[str, Source] = field(default_factory=dict)
@@ -229,6 +231,10 @@ class FakeBundles:
     async def read(self, id: str) -> dict[str, Any] | None:
         spec = self._world.bundles.get(id)
         return dict(spec) if spec is not None else None
+
+    async def process(self, id: str) -> dict[str, Any] | None:
+        spec = self._world.bundles.get(id)
+        return dict(spec["process"]) if spec is not None else None
 
     async def remove(self, id: str) -> None:
         self._world.bundles.pop(id, None)

@@ -78,15 +78,19 @@ def ask(daemon: Daemon) -> dict[str, Any]:
     return counts
 
 
-def settled(daemon: Daemon, at_most: Sample | None = None) -> Sample:
-    """A sample when nothing comes or goes any more; with `at_most`, as soon as there is no more than then."""
+def settled(daemon: Daemon, at_most: Sample | None = None, descriptors: int = 0) -> Sample:
+    """A sample when nothing comes or goes any more; with `at_most`, as soon as there is no more than then, but
+    for so many descriptors."""
     deadline = time.monotonic() + SETTLE_SECONDS
     before = sample(daemon)
     while True:
         time.sleep(0.1)
         now = sample(daemon)
         quiet = all(now.count[name] == before.count[name] for name in COUNTS)
-        low = at_most is None or all(now.count[name] <= at_most.count[name] for name in COUNTS)
+        low = at_most is None or all(
+            now.count[name] <= at_most.count[name] + (descriptors if name == "descriptors" else 0)
+            for name in COUNTS
+        )
         if (quiet and low) or time.monotonic() > deadline:
             return now
         before = now

@@ -17,7 +17,7 @@ import pytest
 from sampan.api import cri_pb2 as cri
 from sampan.wire.remotecommand.channels import Wanted
 from scripts import private_daemon
-from tests import cgroup_drivers, growth
+from tests import cgroup_drivers
 from tests.daemon.conftest import SECONDS, Live, clean_up, import_image
 from tests.fuzzed_frames import PORT
 from tests.stream_clients import Client
@@ -82,11 +82,6 @@ class Victim:
     container: str
     echo: str
     bystander: str
-
-    def settled(self, at_most: growth.Sample | None = None) -> growth.Sample:
-        """What the daemon holds. Connections to conmon wait for the next client until the container says something."""
-        self.live.exec(self.container, "sh", "-c", "echo > /proc/1/fd/1")
-        return growth.settled(self.live.own, at_most)
 
     def attack(self, kind: str, count: int, seed: int = 1) -> "subprocess.Popen[str]":
         argv = ["-m", "tests.attacks", kind, self.live.own.endpoint, self.pod, self.container]

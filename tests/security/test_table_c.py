@@ -773,7 +773,18 @@ NO_FLAGS = (
     ["--help"], ["-u", "0"], ["--version"], ["-h"], ["--"], ["--user=0"], ["--process=/etc/passwd"], ["--cap=CAP_SYS_ADMIN"], ["-t"], ["--detach"],
     ["--pid-file=/tmp/x"], ["--console-socket=/tmp/x"], ["--env=A=b"], ["--cwd=/proc"], ["--root=/tmp"], ["--systemd-cgroup"], ["exec"], ["delete", "-f"],
 )  # fmt: skip
-WORDS = (["-u", "0"], ["--help-me"], ["$(id)"], ["a;b"], ["a b"], ["'"], ["\n"], ["--", "--detach"], ["é\u202e"], ["%s", "{}"])
+WORDS = (
+    ["-u", "0"],
+    ["--help-me"],
+    ["$(id)"],
+    ["a;b"],
+    ["a b"],
+    ["'"],
+    ["\n"],
+    ["--", "--detach"],
+    ["é\u202e"],
+    ["%s", "{}"],
+)
 
 
 @each_handler
@@ -795,7 +806,9 @@ async def test_c14_nor_is_it_the_runtimes_in_a_session(daemon: Live, way: str, h
     await client.until(lambda: b"up" in client.stdout)
     holders = [entry for entry in Path("/proc").glob("[0-9]*") if secret.encode() in cmdline(entry)]
     assert holders and all(id in (entry / "cgroup").read_text() for entry in holders)
-    assert all(b"sh" == cmdline(entry).split(b"\0")[0] for entry in holders), [cmdline(entry) for entry in holders]
+    assert all(cmdline(entry).split(b"\0")[0] == b"sh" for entry in holders), [
+        cmdline(entry) for entry in holders
+    ]
     client.leave()
     ways.remove(daemon, pod)
 
@@ -955,7 +968,12 @@ def test_c17_a_pods_port_is_in_the_pod(daemon: Live, pod: str, host: str) -> Non
     other = daemon.pod("neighbour")
     daemon.started(other, "sh", "-c", "while :; do echo neighbour | nc -l -p 5678; done")
     node = cri.NamespaceOption(network=cri.NODE, pid=cri.CONTAINER)
-    shared = daemon.pod("shared-net", linux=cri.LinuxPodSandboxConfig(security_context=cri.LinuxSandboxSecurityContext(namespace_options=node)))
+    shared = daemon.pod(
+        "shared-net",
+        linux=cri.LinuxPodSandboxConfig(
+            security_context=cri.LinuxSandboxSecurityContext(namespace_options=node)
+        ),
+    )
     with hosts_listener(host) as listener:
         port = str(listener.getsockname()[1])
         url = forward_url(daemon, pod)
@@ -970,7 +988,25 @@ def test_c17_a_pods_port_is_in_the_pod(daemon: Live, pod: str, host: str) -> Non
         ways.remove(daemon, each)
 
 
-@pytest.mark.parametrize("port", ["0", "-1", "65536", "80;81", "1e3", "0x50", " 80", "+80", "8_0", "٨٠", "", "localhost", "127.0.0.1:80", "9" * 40])
+@pytest.mark.parametrize(
+    "port",
+    [
+        "0",
+        "-1",
+        "65536",
+        "80;81",
+        "1e3",
+        "0x50",
+        " 80",
+        "+80",
+        "8_0",
+        "٨٠",
+        "",
+        "localhost",
+        "127.0.0.1:80",
+        "9" * 40,
+    ],
+)
 def test_c17_what_is_no_port_is_not_connected_to(daemon: Live, pod: str, port: str) -> None:
     assert forwarded(forward_url(daemon, pod), port) == {port: "reset"}
 

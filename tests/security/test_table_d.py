@@ -18,7 +18,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from tests.daemon.conftest import Live
 from tests.daemon.test_userns import USERS
 from tests.growth import children
 from tests.security import ways
-from tests.security.conftest import SECRET, Containers, code_of, linux
+from tests.security.conftest import SECRET, linux
 from tests.security.test_table_e import DEFAULT, with_python
 from tests.security.ways import each_handler, each_way
 
@@ -72,6 +72,7 @@ def conmon_of(id: str) -> int:
 
 # --- D1: the runtime's binary (CVE-2019-5736) ---------------------------------------------------------------------
 
+
 def digests(daemon: Live) -> dict[str, str]:
     """Of everything that is executed for a command."""
     tools = [*filter(None, map(shutil.which, ("crun", "runc", "conmon", "busybox"))), PYTHON]
@@ -98,7 +99,9 @@ async def test_d1_no_command_gives_the_runtime_away(daemon: Live) -> None:
     before = digests(daemon)
     identities = {f"{found.st_dev} {found.st_ino}": tool for tool in before if (found := Path(tool).stat())}
     source = Path(__file__).with_name("exe_racer.py").read_text()
-    more = cri.Capability(add_capabilities=["SYS_PTRACE"])  # with it, what is not dumpable is no secret either
+    more = cri.Capability(
+        add_capabilities=["SYS_PTRACE"]
+    )  # with it, what is not dumpable is no secret either
     gate = asyncio.Semaphore(4)
 
     async def one(id: str, number: int) -> str:
@@ -109,7 +112,9 @@ async def test_d1_no_command_gives_the_runtime_away(daemon: Live) -> None:
 
     for handler in ways.HANDLERS:
         pod = ways.pod(daemon, f"own-{handler}", f"d1-{handler}")
-        id = daemon.started(pod, PYTHON, "-S", "-c", source, mounts=with_python(), linux=linux(capabilities=more))
+        id = daemon.started(
+            pod, PYTHON, "-S", "-c", source, mounts=with_python(), linux=linux(capabilities=more)
+        )
         count = 140 if handler == "crun" else 60
         outcomes = await asyncio.gather(*(one(id, number) for number in range(count)))
         assert outcomes.count("done") >= count // 8  # it opens its own busybox for writing as well
@@ -125,7 +130,9 @@ HANDED = "ls /proc/self/fd; for n in 0 1 2; do readlink /proc/self/fd/$n; done; 
 
 @each_handler
 @each_way
-async def test_d2_a_command_has_three_descriptors_and_its_containers_environment(daemon: Live, way: str, handler: str) -> None:
+async def test_d2_a_command_has_three_descriptors_and_its_containers_environment(
+    daemon: Live, way: str, handler: str
+) -> None:
     """The daemon was started with a LISTEN_FDS that tells OCI runtimes to pass on sixty more, and with a secret."""
     pod = ways.pod(daemon, handler, f"d2-{way}-{handler}")
     id = daemon.started(pod, envs=[cri.KeyValue(key="MINE", value=b"1")])
@@ -172,7 +179,9 @@ async def test_d2_a_working_directory_that_turns_into_a_descriptor_of_the_runtim
 
 
 @each_handler
-async def test_d7_a_command_for_a_container_whose_first_process_is_dead_never_runs_elsewhere(daemon: Live, handler: str) -> None:
+async def test_d7_a_command_for_a_container_whose_first_process_is_dead_never_runs_elsewhere(
+    daemon: Live, handler: str
+) -> None:
     """At the moment of its death, before anybody may have noticed, and after. A command on the host would tell its name."""
     pod = ways.pod(daemon, handler, f"d7-{handler}")
     for number in range(9):
@@ -213,7 +222,9 @@ IDENTITIES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 @each_handler
 @pytest.mark.parametrize("name", IDENTITIES)
-async def test_a_command_is_what_its_containers_first_process_is(daemon: Live, name: str, handler: str) -> None:
+async def test_a_command_is_what_its_containers_first_process_is(
+    daemon: Live, name: str, handler: str
+) -> None:
     """Ids, groups, capabilities, filters, limits, scores, namespaces: the first process says them, then each command."""
     of_pod, of_container = IDENTITIES[name]
     sandbox = cri.LinuxPodSandboxConfig(security_context=cri.LinuxSandboxSecurityContext(**of_pod))
@@ -223,8 +234,12 @@ async def test_a_command_is_what_its_containers_first_process_is(daemon: Live, n
         assert "cannot make user namespaces" in str(error.details()) and handler != "crun"
         pytest.skip(f"this {handler} cannot make user namespaces")
     resources = cri.LinuxContainerResources(oom_score_adj=456)
-    config = cri.LinuxContainerConfig(security_context=cri.LinuxContainerSecurityContext(**of_container), resources=resources)
-    id = daemon.started(pod, "sh", "-c", f"({FACTS}) 2>&1; echo said; exec sleep 100000", linux=config, working_dir="/etc")
+    config = cri.LinuxContainerConfig(
+        security_context=cri.LinuxContainerSecurityContext(**of_container), resources=resources
+    )
+    id = daemon.started(
+        pod, "sh", "-c", f"({FACTS}) 2>&1; echo said; exec sleep 100000", linux=config, working_dir="/etc"
+    )
     first = until_said(daemon, id)
     assert "oom_score_adj: 456" in first and len(first) > 40
     for way in ways.WAYS:
@@ -243,17 +258,37 @@ def until_said(daemon: Live, id: str) -> list[str]:
 
 @each_handler
 @each_way
-async def test_a_command_is_in_its_containers_groups_and_sees_no_others(daemon: Live, way: str, handler: str) -> None:
+async def test_a_command_is_in_its_containers_groups_and_sees_no_others(
+    daemon: Live, way: str, handler: str
+) -> None:
     """As the host sees it, in each hierarchy that limits anything; from inside there is nothing above or beside it."""
     pod = ways.pod(daemon, handler, f"groups-{way}-{handler}")
     id, other = daemon.started(pod, name="a"), daemon.started(pod, name="b")
     script = "cat /proc/self/cgroup; find /sys/fs/cgroup -maxdepth 4; echo said; sleep 45.678"
     running = asyncio.create_task(ways.run(daemon, way, id, "sh", "-c", script))
-    pid = await until(lambda: next((int(e.parent.name) for e in Path("/proc").glob("[0-9]*/cmdline") if read(e) == "sleep\00045.678\0"), 0))
+    pid = await until(
+        lambda: next(
+            (
+                int(e.parent.name)
+                for e in Path("/proc").glob("[0-9]*/cmdline")
+                if read(e) == "sleep\00045.678\0"
+            ),
+            0,
+        )
+    )
     assert pid not in (first_process(id), first_process(other))
-    limiting = [{line for line in read(Path(f"/proc/{each}/cgroup")).splitlines() if "name=" not in line and not line.startswith("0::")} for each in (pid, first_process(id))]
+    limiting = [
+        {
+            line
+            for line in read(Path(f"/proc/{each}/cgroup")).splitlines()
+            if "name=" not in line and not line.startswith("0::")
+        }
+        for each in (pid, first_process(id))
+    ]
     assert limiting[0] == limiting[1] and id in str(limiting[0])
-    unified = [read(Path(f"/proc/{each}/cgroup")).partition("0::")[2].strip() for each in (pid, first_process(id))]
+    unified = [
+        read(Path(f"/proc/{each}/cgroup")).partition("0::")[2].strip() for each in (pid, first_process(id))
+    ]
     assert unified[0].startswith(unified[1]) or way == ways.SYNC
     os.kill(pid, signal.SIGKILL)
     said = (await running).said.decode()
@@ -273,11 +308,15 @@ SLEEPER = "sleep\00034.567\0"
 
 
 @each_handler
-async def test_a_command_that_takes_all_memory_or_forks_without_end_is_held_by_its_containers_limits(daemon: Live, handler: str) -> None:
+async def test_a_command_that_takes_all_memory_or_forks_without_end_is_held_by_its_containers_limits(
+    daemon: Live, handler: str
+) -> None:
     """The bomb dies; the container, its conmon, the daemon and other commands do not. The limit of processes is set as
     the kubelet does, which the CRI has no word for."""
     pod = ways.pod(daemon, handler, f"bombs-{handler}")
-    resources = cri.LinuxContainerResources(memory_limit_in_bytes=48 << 20, memory_swap_limit_in_bytes=48 << 20)
+    resources = cri.LinuxContainerResources(
+        memory_limit_in_bytes=48 << 20, memory_swap_limit_in_bytes=48 << 20
+    )
     id = daemon.started(pod, linux=cri.LinuxContainerConfig(resources=resources))
     init, conmon = first_process(id), conmon_of(id)
     bomb = "x=0123456789abcdef; while :; do x=$x$x; done"
@@ -325,10 +364,14 @@ def processes(words: str) -> list[int]:
 
 @each_handler
 @pytest.mark.parametrize("way", [ways.PIPES, ways.TERMINAL])
-async def test_root_of_a_container_can_open_nothing_of_who_brings_its_commands(daemon: Live, way: str, handler: str) -> None:
+async def test_root_of_a_container_can_open_nothing_of_who_brings_its_commands(
+    daemon: Live, way: str, handler: str
+) -> None:
     """The daemon, conmon, the OCI runtime, the adopter: not their binaries, memory, descriptors, environments, roots."""
     options = cri.LinuxSandboxSecurityContext(namespace_options=cri.NamespaceOption(pid=cri.NODE))
-    pod = ways.pod(daemon, handler, f"seen-{way}-{handler}", linux=cri.LinuxPodSandboxConfig(security_context=options))
+    pod = ways.pod(
+        daemon, handler, f"seen-{way}-{handler}", linux=cri.LinuxPodSandboxConfig(security_context=options)
+    )
     id = daemon.started(pod, linux=linux(namespace_options=cri.NamespaceOption(pid=cri.NODE)))
     seconds = f"23.{os.urandom(3).hex().translate(str.maketrans('abcdef', '123456'))}"
     client = await ways.begin(daemon, way, id, "sleep", seconds)
@@ -336,7 +379,11 @@ async def test_root_of_a_container_can_open_nothing_of_who_brings_its_commands(d
     ours = {daemon.own.pid, conmon_of(id), *below(daemon.own.pid)} - {command}
     names = {pid: read(Path(f"/proc/{pid}/cmdline")).split("\0") for pid in ours}
     assert any("sampan.host.oci.adopter" in words or "exec" in words for words in names.values()), names
-    tries = " ".join(f"/proc/{pid}/{what}" for pid in sorted(ours) for what in ("exe", "root/etc/hostname", "environ", "mem", "fd/0", "cwd/etc", "maps"))
+    tries = " ".join(
+        f"/proc/{pid}/{what}"
+        for pid in sorted(ours)
+        for what in ("exe", "root/etc/hostname", "environ", "mem", "fd/0", "cwd/etc", "maps")
+    )
     tries += " /proc/self/environ"  # so that it shows that it can
     script = f"for f in {tries}; do head -c 1 $f >/dev/null 2>&1 && echo opened $f; true 2>/dev/null >>$f && echo wrote $f; done; echo done"
     looked = daemon.exec(id, "sh", "-c", script)

@@ -41,7 +41,7 @@ from tests.attacks import connected, ended, reset
 from tests.daemon.conftest import SECONDS, Live
 from tests.growth import children
 from tests.security import ways
-from tests.security.conftest import Containers, code_of, linux
+from tests.security.conftest import code_of, linux
 from tests.security.test_table_d import PYTHON, conmon_of, first_process, read, until
 from tests.security.test_table_e import with_python
 from tests.security.ways import each_handler
@@ -61,10 +61,18 @@ def box(daemon: Live, pod: str) -> str:
 
 def url_of(daemon: Live, kind: str, box: str) -> str:
     if kind == "attach":
-        return daemon.runtime.Attach(cri.AttachRequest(container_id=box, stdin=True, stdout=True), timeout=SECONDS).url
+        return daemon.runtime.Attach(
+            cri.AttachRequest(container_id=box, stdin=True, stdout=True), timeout=SECONDS
+        ).url
     if kind == "portforward":
-        pod = daemon.runtime.ListContainers(cri.ListContainersRequest(filter=cri.ContainerFilter(id=box))).containers[0].pod_sandbox_id
-        return daemon.runtime.PortForward(cri.PortForwardRequest(pod_sandbox_id=pod, port=[80]), timeout=SECONDS).url
+        pod = (
+            daemon.runtime.ListContainers(cri.ListContainersRequest(filter=cri.ContainerFilter(id=box)))
+            .containers[0]
+            .pod_sandbox_id
+        )
+        return daemon.runtime.PortForward(
+            cri.PortForwardRequest(pod_sandbox_id=pod, port=[80]), timeout=SECONDS
+        ).url
     return ways.url(daemon, box, "cat", wanted=Wanted(stdin=True, stdout=True))
 
 
@@ -100,7 +108,9 @@ def unix_names(inodes: set[str]) -> list[str]:
     return [line[7] for line in lines if len(line) > 7 and line[6] in inodes]
 
 
-async def test_f1_every_socket_of_ours_has_a_path_that_root_alone_reaches(daemon: Live, pod: str, box: str) -> None:
+async def test_f1_every_socket_of_ours_has_a_path_that_root_alone_reaches(
+    daemon: Live, pod: str, box: str
+) -> None:
     """While a container with a terminal, an attached client and commands with terminals are there. Another user tries
     each of them: on the host, and in a container that shares the host's network and has all of our directory mounted."""
     tty = daemon.started(pod, name="tty", tty=True, stdin=True)
@@ -113,16 +123,29 @@ async def test_f1_every_socket_of_ours_has_a_path_that_root_alone_reaches(daemon
     sockets = [path for path in daemon.own.directory.rglob("*") if stat.S_ISSOCK(path.lstat().st_mode)]
     assert len(sockets) >= 4 and daemon.own.socket in sockets  # ours, an attach socket each, the terminal's
     assert stat.S_IMODE(daemon.own.socket.stat().st_mode) in (0o600, 0o660)
-    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "/usr/bin/python3", "-S", "-c", CONNECTING]
+    nobody = [
+        "setpriv",
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+        "/usr/bin/python3",
+        "-S",
+        "-c",
+        CONNECTING,
+    ]
     tried = subprocess.run([*nobody, *map(str, sockets)], capture_output=True, check=True)
     assert tried.stdout.split() == [b"13"] * len(sockets), tried  # EACCES
     inside = {str(path): str(Path("/held") / path.relative_to(daemon.own.directory)) for path in sockets}
     held = cri.Mount(host_path=str(daemon.own.directory), container_path="/held", readonly=True)
     node = cri.NamespaceOption(network=cri.NODE, pid=cri.CONTAINER)
-    sandbox = cri.LinuxPodSandboxConfig(security_context=cri.LinuxSandboxSecurityContext(namespace_options=node))
+    sandbox = cri.LinuxPodSandboxConfig(
+        security_context=cri.LinuxSandboxSecurityContext(namespace_options=node)
+    )
     hostile = daemon.pod("hostnet", linux=sandbox)
     user = cri.Int64Value(value=65534)
-    id = daemon.started(hostile, mounts=[*with_python(), held], linux=linux(run_as_user=user, namespace_options=node))
+    id = daemon.started(
+        hostile, mounts=[*with_python(), held], linux=linux(run_as_user=user, namespace_options=node)
+    )
     done = daemon.exec(id, PYTHON, "-S", "-c", CONNECTING, *inside.values())
     assert done.exit_code == 0 and done.stdout.split() == [b"13"] * len(inside), done  # EACCES
     for session in sessions:
@@ -150,7 +173,9 @@ if __name__ == "__main__":
 """
 
 
-async def test_f1_a_commands_terminal_comes_by_a_socket_in_a_directory_of_its_own(daemon: Live, box: str) -> None:
+async def test_f1_a_commands_terminal_comes_by_a_socket_in_a_directory_of_its_own(
+    daemon: Live, box: str
+) -> None:
     """Which nobody serves any more once the terminal is there, and which goes with the command."""
     place = daemon.own.state / "exec"
     before = set(place.iterdir())
@@ -176,7 +201,9 @@ def listening(daemon: Live) -> set[tuple[str, int]]:
             words = line.split()
             if words[3] == "0A" and words[9] in held:
                 address, port = words[1].split(":")
-                whole = b"".join(struct.pack("=I", int(address[at : at + 8], 16)) for at in range(0, len(address), 8))
+                whole = b"".join(
+                    struct.pack("=I", int(address[at : at + 8], 16)) for at in range(0, len(address), 8)
+                )
                 found.add((socket.inet_ntop(family, whole), int(port, 16)))
     return found
 
@@ -188,7 +215,9 @@ def test_f2_the_listener_is_on_the_loopback_alone_and_urls_name_it(daemon: Live,
 
 
 @both
-async def test_f2_a_token_is_good_once_at_its_place_and_for_one_of_a_hundred(daemon: Live, box: str, carrier: str) -> None:
+async def test_f2_a_token_is_good_once_at_its_place_and_for_one_of_a_hundred(
+    daemon: Live, box: str, carrier: str
+) -> None:
     wanted = Wanted(stdin=True, stdout=True)
     url = ways.url(daemon, box, "echo", "mine", wanted=wanted)
     for kind in ("attach", "portforward", "EXEC", "exec/..", "exec/./"):  # is refused, and does not spend it
@@ -208,7 +237,9 @@ async def test_f2_a_token_is_good_once_at_its_place_and_for_one_of_a_hundred(dae
 
 
 @both
-async def test_f2_a_token_is_nothing_after_a_minute_whatever_the_wall_clock_says(carrier: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_f2_a_token_is_nothing_after_a_minute_whatever_the_wall_clock_says(
+    carrier: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with lab() as it:
         late, early = await it.url("echo"), await it.url("echo")
         monkeypatch.setattr(time, "time", lambda: 4e9)
@@ -223,6 +254,7 @@ async def test_f2_a_token_is_nothing_after_a_minute_whatever_the_wall_clock_says
 @pytest.mark.parametrize("kind", KINDS)
 async def test_f2_a_token_dies_with_what_it_is_for(daemon: Live, kind: str) -> None:
     """And is none for what has its name later."""
+
     def made() -> tuple[str, str]:
         pod = daemon.pod("mortal")
         return pod, daemon.started(pod, stdin=True)
@@ -232,7 +264,12 @@ async def test_f2_a_token_dies_with_what_it_is_for(daemon: Live, kind: str) -> N
     ways.remove(daemon, pod)
     pod, id = made()
     with pytest.raises((Refused, AssertionError)) as caught:
-        client = await Client.connect("websocket" if kind != "portforward" else "spdy", url, Wanted(stdin=True, stdout=True), *(["portforward.k8s.io"] if kind == "portforward" else []))
+        client = await Client.connect(
+            "websocket" if kind != "portforward" else "spdy",
+            url,
+            Wanted(stdin=True, stdout=True),
+            *(["portforward.k8s.io"] if kind == "portforward" else []),
+        )
         status = await client.finished()
         assert not status.failure, status.failure
         pytest.fail("a session began")
@@ -250,7 +287,9 @@ async def test_f2_no_pod_can_try_one_but_those_of_the_hosts_network(daemon: Live
         tried = daemon.exec(box, "sh", "-c", f"{request} | nc -w 2 {host} {port}")
         assert tried.exit_code and not tried.stdout, tried
     node = cri.NamespaceOption(network=cri.NODE, pid=cri.CONTAINER)
-    sandbox = cri.LinuxPodSandboxConfig(security_context=cri.LinuxSandboxSecurityContext(namespace_options=node))
+    sandbox = cri.LinuxPodSandboxConfig(
+        security_context=cri.LinuxSandboxSecurityContext(namespace_options=node)
+    )
     near = daemon.pod("near", linux=sandbox)
     id = daemon.started(near, linux=linux(namespace_options=node))
     guess = f"printf 'GET /exec/{'A' * 43} HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n'"
@@ -260,11 +299,16 @@ async def test_f2_no_pod_can_try_one_but_those_of_the_hosts_network(daemon: Live
 
 
 @both
-async def test_f2_neither_tokens_nor_what_commands_are_given_is_in_the_log(daemon: Live, box: str, carrier: str) -> None:
+async def test_f2_neither_tokens_nor_what_commands_are_given_is_in_the_log(
+    daemon: Live, box: str, carrier: str
+) -> None:
     """The log is at its most talkative here; used, spent, misplaced and never used."""
     secret = os.urandom(8).hex()
     wanted = Wanted(stdin=True, stdout=True)
-    urls = [ways.url(daemon, box, *words, wanted=wanted) for words in (["echo", secret], ["/nonesuch", f"--password={secret}"], ["cat"])]
+    urls = [
+        ways.url(daemon, box, *words, wanted=wanted)
+        for words in (["echo", secret], ["/nonesuch", f"--password={secret}"], ["cat"])
+    ]
     for url in urls[:2]:
         client = await Client.connect(carrier, url, wanted)
         await client.finished()
@@ -356,7 +400,9 @@ async def half(daemon: Live, box: str, carrier: str) -> None:
 
 @both
 @pytest.mark.parametrize("way", [missing, vanished, deaf, talkative, half])
-async def test_f4_whatever_becomes_of_a_client_its_session_ends_whole(daemon: Live, box: str, carrier: str, way: Callable[..., "asyncio.Future[None]"]) -> None:
+async def test_f4_whatever_becomes_of_a_client_its_session_ends_whole(
+    daemon: Live, box: str, carrier: str, way: Callable[..., "asyncio.Future[None]"]
+) -> None:
     # what is made once has been made; a connection to conmon is kept for the next client of a silent container
     await asyncio.gather(*(way(daemon, box, carrier) for _ in range(10)))
     await asyncio.sleep(0.3)
@@ -376,7 +422,9 @@ def memory(daemon: Live) -> int:
 async def test_f4_a_size_that_no_terminal_has_ends_nothing(daemon: Live, pod: str, carrier: str) -> None:
     """conmon takes no more than 1000 by 1000; the kernel 65535."""
     wanted = Wanted(stdin=True, stdout=True, tty=True)
-    id = daemon.started(pod, "sh", "-c", "while read x; do stty size; done", name=f"sizes-{carrier}", tty=True, stdin=True)
+    id = daemon.started(
+        pod, "sh", "-c", "while read x; do stty size; done", name=f"sizes-{carrier}", tty=True, stdin=True
+    )
     urls = [
         ways.url(daemon, id, "sh", "-c", "while read x; do stty size; done", wanted=wanted),
         daemon.runtime.Attach(cri.AttachRequest(container_id=id, stdin=True, stdout=True, tty=True)).url,
@@ -419,7 +467,8 @@ def opening(kind: str) -> bytes:
     port = (("port", "80"), ("requestid", "0")) if kind == "portforward" else ()
     types = ("error", "data") if port else ("error", "stdin", "stdout")
     return b"".join(
-        frames.syn_stream(2 * at + 1, packer.pack((("streamtype", name), *port)), False) for at, name in enumerate(types)
+        frames.syn_stream(2 * at + 1, packer.pack((("streamtype", name), *port)), False)
+        for at, name in enumerate(types)
     )
 
 
@@ -431,7 +480,9 @@ def raw_block(text: bytes) -> bytes:
 
 def block(*raw: bytes, count: int = -1) -> bytes:
     """Names and values as they are, whatever they are."""
-    return raw_block(word(len(raw) // 2 if count < 0 else count) + b"".join(word(len(each)) + each for each in raw))
+    return raw_block(
+        word(len(raw) // 2 if count < 0 else count) + b"".join(word(len(each)) + each for each in raw)
+    )
 
 
 def stream(number: int, packed: bytes = b"") -> bytes:
@@ -493,7 +544,13 @@ def calm(daemon: Live) -> Iterator[Callable[[], None]]:
     pod = daemon.pod("calm")
     id = daemon.started(pod)
     before = memory(daemon)
-    with closing(connected(ways.url(daemon, id, "cat", wanted=Wanted(stdin=True, stdout=True)), Kind.WEBSOCKET, over_websocket.V5)) as other:
+    with closing(
+        connected(
+            ways.url(daemon, id, "cat", wanted=Wanted(stdin=True, stdout=True)),
+            Kind.WEBSOCKET,
+            over_websocket.V5,
+        )
+    ) as other:
         other.settimeout(10)
         count = 0
 
@@ -530,7 +587,13 @@ def test_f5_a_session_that_breaks_nothing_goes_on(daemon: Live, box: str, kind: 
     """So that it is the violations that end the others."""
     protocol = "portforward.k8s.io" if kind == "portforward" else "v4.channel.k8s.io"
     with closing(connected(url_of(daemon, kind, box), Kind.SPDY, protocol)) as client:
-        pings = (frames.ping(1), frames.settings([]), frames.control(99, b"unknown"), frames.window_update(1, 5), frames.ping(3))
+        pings = (
+            frames.ping(1),
+            frames.settings([]),
+            frames.control(99, b"unknown"),
+            frames.window_update(1, 5),
+            frames.ping(3),
+        )
         client.sendall(opening(kind) + b"".join(pings))
         client.settimeout(8)
         heard = b""
@@ -543,7 +606,9 @@ def test_f5_a_session_that_breaks_nothing_goes_on(daemon: Live, box: str, kind: 
 # --- F6: HTTP and WebSocket -----------------------------------------------------------------------------------------
 
 
-def message(payload: bytes, opcode: int = 2, *, fin: bool = True, reserved: int = 0, length: bytes = b"") -> bytes:
+def message(
+    payload: bytes, opcode: int = 2, *, fin: bool = True, reserved: int = 0, length: bytes = b""
+) -> bytes:
     """Masked, with a key that changes nothing; `length` instead of the true one."""
     head = bytes((0x80 * fin | reserved | opcode,))
     return head + (length or bytes((0x80 | len(payload),))) + bytes(4) + payload
@@ -645,7 +710,10 @@ def test_f6_a_head_that_begins_no_session_is_answered_and_that_is_all(
             while more := client.recv(1 << 16):
                 heard += more
     # who still talks when it is turned away may see the end before the answer
-    assert heard.startswith(b"HTTP/1.1 %d " % status) or (not heard and len(head) > 1 << 20), (name, heard[:300])
+    assert heard.startswith(b"HTTP/1.1 %d " % status) or (not heard and len(head) > 1 << 20), (
+        name,
+        heard[:300],
+    )
     calm()
 
 
@@ -662,7 +730,9 @@ async def test_f8_the_monitor_is_no_victim_of_its_container(daemon: Live, pod: s
 
 
 @each_handler
-async def test_f8_without_its_monitor_a_command_is_in_its_container_or_nowhere(daemon: Live, handler: str) -> None:
+async def test_f8_without_its_monitor_a_command_is_in_its_container_or_nowhere(
+    daemon: Live, handler: str
+) -> None:
     """The container lives on without its conmon, and takes commands, but no client for its own input and output. When
     its first process dies too, of which nobody tells the daemon, nothing runs, neither there nor on the host."""
     pod = ways.pod(daemon, handler, f"f8-{handler}")
@@ -673,7 +743,9 @@ async def test_f8_without_its_monitor_a_command_is_in_its_container_or_nowhere(d
     os.kill(conmon_of(id), signal.SIGKILL)
     look = ("readlink", "/proc/self/ns/mnt", "/proc/self/ns/pid")
     for way in ways.WAYS:
-        done = await ways.run(daemon, way, id, "sh", "-c", f"for n in {' '.join(look[1:])}; do readlink $n; done")
+        done = await ways.run(
+            daemon, way, id, "sh", "-c", f"for n in {' '.join(look[1:])}; do readlink $n; done"
+        )
         assert done.code == 0 and tuple(done.lines) == inside, (way, done)
     with pytest.raises(Refused, match="nothing watches"):
         await Client.connect("websocket", urls["attach"], Wanted(stdin=True, stdout=True))
@@ -697,13 +769,26 @@ async def test_f8_without_its_monitor_a_command_is_in_its_container_or_nowhere(d
 def test_f10_no_request_changes_the_address_that_is_handed_out(daemon: Live, box: str) -> None:
     """Whatever a client calls us, and whatever its command says: scheme, host and port were fixed at the start."""
     (place,) = listening(daemon)
-    shape = re.compile(rf"http://{re.escape(place[0])}:{place[1]}/(exec|attach|portforward)/[A-Za-z0-9_-]{{43}}")
-    metadata = (("host", "evil.example"), ("x-forwarded-host", "evil.example"), ("x-forwarded-proto", "gopher"), ("forwarded", "host=evil.example"))
+    shape = re.compile(
+        rf"http://{re.escape(place[0])}:{place[1]}/(exec|attach|portforward)/[A-Za-z0-9_-]{{43}}"
+    )
+    metadata = (
+        ("host", "evil.example"),
+        ("x-forwarded-host", "evil.example"),
+        ("x-forwarded-proto", "gopher"),
+        ("forwarded", "host=evil.example"),
+    )
     options = [("grpc.default_authority", "169.254.169.254")]
     with grpc.insecure_channel(daemon.own.endpoint, options=options) as channel:
-        asked = cri.ExecRequest(container_id=box, cmd=["http://evil.example/@", "//evil.example", "\r\nHost: evil.example"], stdout=True)
+        asked = cri.ExecRequest(
+            container_id=box,
+            cmd=["http://evil.example/@", "//evil.example", "\r\nHost: evil.example"],
+            stdout=True,
+        )
         call = channel.unary_unary(
-            "/runtime.v1.RuntimeService/Exec", request_serializer=cri.ExecRequest.SerializeToString, response_deserializer=cri.ExecResponse.FromString
+            "/runtime.v1.RuntimeService/Exec",
+            request_serializer=cri.ExecRequest.SerializeToString,
+            response_deserializer=cri.ExecResponse.FromString,
         )
         assert shape.fullmatch(call(asked, metadata=metadata, timeout=SECONDS).url)
     for kind in KINDS:

@@ -42,7 +42,7 @@ class Exec:
     async def process(self, id: str, command: Sequence[str], *, tty: bool) -> dict[str, Any]:
         """The container's own process object (OCI runtime-spec, config.md#process) with another command. Raises Invalid
         for one that cannot be run, Lost."""
-        spec = await self._machine.bundles.read(id)
-        if spec is None:
+        process = await self._machine.bundles.process(id)
+        if process is None:
             raise Lost(f"the bundle of container {id} is gone; it cannot be exec'ed into")
-        return for_exec(spec["process"], command, tty=tty)
+        return for_exec(process, command, tty=tty)

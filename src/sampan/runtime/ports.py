@@ -129,6 +129,9 @@ class Bundles(Protocol):
     async def read(self, id: str) -> dict[str, Any] | None:
         """The config.json as written; None if there is none."""
 
+    async def process(self, id: str) -> dict[str, Any] | None:
+        """The `process` object of it; None if there is none."""
+
     async def rewrite(self, id: str, spec: Mapping[str, Any]) -> None:
         """Replace the config.json of a bundle, all of it or nothing. NotFound if the bundle is gone."""
 

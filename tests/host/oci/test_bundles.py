@@ -1,3 +1,4 @@
+import asyncio
 import os
 from pathlib import Path
 
@@ -34,6 +35,35 @@ async def test_a_bundle_is_rewritten_whole_or_not_at_all(bundles: HostBundles, t
     await bundles.rewrite("c1", {"a": 2})
     assert await bundles.read("c1") == {"a": 2}
     assert sorted(path.name for path in bundle.iterdir()) == ["config.json", "rootfs"]
+
+
+async def test_the_process_of_a_bundle_is_always_the_one_that_was_written_last(
+    bundles: HostBundles, tmp_path: Path
+) -> None:
+    assert await bundles.process("c1") is None
+    bundle = await bundles.write("c1", {"process": {"args": ["sh"], "oomScoreAdj": 1}, "linux": {}})
+    first = await bundles.process("c1")
+    assert first == {"args": ["sh"], "oomScoreAdj": 1}
+    first["args"] = ["changed by its user"]
+    assert await bundles.process("c1") == {"args": ["sh"], "oomScoreAdj": 1}
+    async with asyncio.TaskGroup() as group:  # a read under way keeps nothing that is about to change
+        group.create_task(bundles.process("c1"))
+        group.create_task(bundles.rewrite("c1", {"process": {"oomScoreAdj": 2}}))
+    assert await bundles.process("c1") == {"oomScoreAdj": 2}
+    (bundle / "config.json").write_text("torn")
+    assert await HostBundles(Paths(tmp_path / "root", tmp_path / "state")).process("c1") is None
+    await bundles.remove("c1")
+    assert await bundles.process("c1") is None
+
+
+async def test_processes_are_kept_of_some_containers_only(
+    bundles: HostBundles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sampan.host.oci.bundles._KEPT", 2)
+    for id in "abcab":
+        await bundles.write(id, {"process": {"args": [id]}})
+        assert await bundles.process(id) == {"args": [id]}
+    assert len(bundles._processes) == 2
 
 
 async def test_nobody_else_reads_what_is_secret_in_a_bundle(bundles: HostBundles, tmp_path: Path) -> None:

@@ -20,6 +20,11 @@ from sampan.model.errors import Invalid, NotFound
 from sampan.tasks import step_now
 
 PROFILE_LIMIT = 1 << 20  # bytes of a Localhost seccomp profile
+_KEPT = 256  # process objects, some 2 KiB each
+
+
+class _Bundle(msgspec.Struct, frozen=True):
+    process: msgspec.Raw
 
 
 class HostBundles:
@@ -27,8 +32,11 @@ class HostBundles:
 
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
+        self._processes: dict[str, bytes] = {}  # of containers that commands are run in, the newest last
+        self._changes = 0
 
     async def write(self, id: str, spec: Mapping[str, Any]) -> Path:
+        self._forget(id)
         return await in_thread(self._write, id, msgspec.json.encode(spec), _mapped_root(spec))
 
     def _write(self, id: str, spec: bytes, owner: tuple[int, int] | None) -> Path:
@@ -73,8 +81,37 @@ class HostBundles:
         except (FileNotFoundError, msgspec.DecodeError):
             return None
 
+    async def process(self, id: str) -> dict[str, Any] | None:
+        """Read once, and kept: probes run commands every few seconds."""
+        kept = self._processes.get(id)
+        if kept is None:
+            changes = self._changes
+            kept = await in_thread(self._process, id)
+            if kept is None:
+                return None
+            if changes == self._changes:
+                self._processes[id] = kept
+                if len(self._processes) > _KEPT:
+                    del self._processes[next(iter(self._processes))]
+        process: dict[str, Any] = msgspec.json.decode(kept)
+        return process
+
+    def _process(self, id: str) -> bytes | None:
+        try:
+            text = (self._paths.bundle(id) / "config.json").read_bytes()
+            return bytes(msgspec.json.decode(text, type=_Bundle).process)
+        except (FileNotFoundError, msgspec.DecodeError):
+            return None
+
+    def _forget(self, id: str) -> None:
+        self._processes.pop(id, None)
+        self._changes += 1
+
     async def rewrite(self, id: str, spec: Mapping[str, Any]) -> None:
-        await in_thread(self._rewrite, id, msgspec.json.encode(spec))
+        try:
+            await in_thread(self._rewrite, id, msgspec.json.encode(spec))
+        finally:
+            self._forget(id)
 
     def _rewrite(self, id: str, spec: bytes) -> None:
         bundle = self._paths.bundle(id)
@@ -93,6 +130,7 @@ class HostBundles:
             raise
 
     async def remove(self, id: str) -> None:
+        self._forget(id)
         await in_thread(self._remove, id)
 
     def _remove(self, id: str) -> None:
