@@ -39,10 +39,9 @@ from sampan.wire.upgrade import Kind, Refused
 from scripts.private_daemon import processes_of
 from tests.attacks import connected, ended, reset
 from tests.daemon.conftest import SECONDS, Live
-from tests.growth import children
 from tests.security import ways
 from tests.security.conftest import code_of, linux
-from tests.security.test_table_d import PYTHON, conmon_of, first_process, read, until
+from tests.security.test_table_d import PYTHON, children, conmon_of, first_process, read, until
 from tests.security.test_table_e import with_python
 from tests.security.ways import each_handler
 from tests.sessions import ALL, lab
@@ -97,7 +96,7 @@ def inodes(pids: set[int]) -> set[str]:
     for pid in pids:
         for link in Path(f"/proc/{pid}/fd").glob("*"):
             with suppress(OSError):
-                name = os.readlink(link)
+                name = str(link.readlink())
                 if name.startswith("socket:["):
                     found.add(name[8:-1])
     return found
@@ -133,7 +132,9 @@ async def test_f1_every_socket_of_ours_has_a_path_that_root_alone_reaches(
         "-c",
         CONNECTING,
     ]
-    tried = subprocess.run([*nobody, *map(str, sockets)], capture_output=True, check=True)
+    tried = await asyncio.to_thread(
+        subprocess.run, [*nobody, *map(str, sockets)], capture_output=True, check=True
+    )
     assert tried.stdout.split() == [b"13"] * len(sockets), tried  # EACCES
     inside = {str(path): str(Path("/held") / path.relative_to(daemon.own.directory)) for path in sockets}
     held = cri.Mount(host_path=str(daemon.own.directory), container_path="/held", readonly=True)
@@ -440,7 +441,7 @@ async def test_f4_a_size_that_no_terminal_has_ends_nothing(daemon: Live, pod: st
             await asyncio.sleep(0.05)
             with suppress(TimeoutError):
                 async with asyncio.timeout(0.5):
-                    await client.until(lambda: b"33 77" in client.stdout)
+                    await client.until(lambda client=client: b"33 77" in client.stdout)  # type: ignore[misc]
         client.leave()
 
 
@@ -561,7 +562,8 @@ def calm(daemon: Live) -> Iterator[Callable[[], None]]:
             other.sendall(bytes((0x82, 0x87)) + bytes(4) + b"\0" + said)
             heard = b""
             while said not in heard:
-                assert (more := other.recv(1 << 16)), "the other session has ended"
+                more = other.recv(1 << 16)
+                assert more, "the other session has ended"
                 heard += more
             assert memory(daemon) - before < 32 << 20
 
@@ -598,7 +600,8 @@ def test_f5_a_session_that_breaks_nothing_goes_on(daemon: Live, box: str, kind: 
         client.settimeout(8)
         heard = b""
         while frames.ping(3) not in heard:
-            assert (more := client.recv(1 << 16)), heard
+            more = client.recv(1 << 16)
+            assert more, heard
             heard += more
         assert not ended(client, 0.2)
 
@@ -665,7 +668,8 @@ def test_f6_what_means_nothing_does_nothing(daemon: Live, box: str, name: str) -
         client.settimeout(8)
         heard = b""
         while b"still" not in heard:
-            assert (more := client.recv(1 << 16)), heard
+            more = client.recv(1 << 16)
+            assert more, heard
             heard += more
 
 
@@ -739,7 +743,7 @@ async def test_f8_without_its_monitor_a_command_is_in_its_container_or_nowhere(
     id = daemon.started(pod, stdin=True)
     urls = {kind: url_of(daemon, kind, id) for kind in ("exec", "attach")}
     init = first_process(id)
-    inside = os.readlink(f"/proc/{init}/ns/mnt"), os.readlink(f"/proc/{init}/ns/pid")
+    inside = tuple(str(Path(f"/proc/{init}/ns/{kind}").readlink()) for kind in ("mnt", "pid"))
     os.kill(conmon_of(id), signal.SIGKILL)
     look = ("readlink", "/proc/self/ns/mnt", "/proc/self/ns/pid")
     for way in ways.WAYS:
@@ -753,7 +757,7 @@ async def test_f8_without_its_monitor_a_command_is_in_its_container_or_nowhere(
     for way in ways.WAYS:
         done = await ways.run(daemon, way, id, "readlink", look[1])
         assert done.failure or done.code, (way, done)
-        assert os.readlink("/proc/self/ns/mnt").encode() not in done.said
+        assert str(Path("/proc/self/ns/mnt").readlink()).encode() not in done.said
     status = daemon.until_exited(id)
     assert status.exit_code != 0
     for way in ways.WAYS:
