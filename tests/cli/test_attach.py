@@ -1,11 +1,14 @@
 """`attach`: output from now on, input, the container's end."""
 
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from sampan.api import cri_pb2 as cri
-from sampan.wire.remotecommand.channels import Channel, Input, Resize
+from sampan.wire.remotecommand.channels import Channel, Input, InputEnd, Resize
 from tests.cli.conftest import Sampan
 from tests.cli.fake_daemon import FakeDaemon, Served
 from tests.cli.fake_sessions import Command, FakeSessions
@@ -81,6 +84,30 @@ def test_it_asks_for_what_the_container_has(
     assert request == cri.AttachRequest(
         container_id=web.id, stdin=stdin, stdout=True, stderr=not tty, tty=tty
     )
+
+
+@pytest.mark.parametrize("once", [False, True])
+def test_the_end_of_input_is_told_only_where_it_is_the_container_s(
+    served: Served, daemon: FakeDaemon, sessions: FakeSessions, web: cri.Container, once: bool
+) -> None:
+    daemon.channels[web.id] = {"stdin": True, "stdin_once": once}
+    ends: list[bool] = []
+
+    def play(command: Command) -> None:
+        for event in command.events():
+            if isinstance(event, InputEnd):
+                ends.append(True)
+            if isinstance(event, Input if not once else InputEnd):
+                time.sleep(0.2)  # a container that takes its time, and no end comes meanwhile
+                command.say(b"answer")
+                daemon.end(web.id, 4)
+                command.end()
+
+    sessions.play = play
+    argv = [sys.executable, "-m", "sampan", "--endpoint", served.endpoint, "attach", "web"]
+    ran = subprocess.run(argv, input=b"x\n", capture_output=True, timeout=20, check=False)
+    assert (ran.returncode, ran.stdout) == (4, b"answer"), ran.stderr
+    assert ends == [True] * once
 
 
 def test_what_the_daemon_refuses_is_1(

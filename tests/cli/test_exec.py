@@ -524,6 +524,43 @@ def test_a_closed_standard_input_is_an_empty_one(
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, b"", b"")
 
 
+def shell_line(served: Served, line: str) -> "subprocess.CompletedProcess[bytes]":
+    """What becomes of `sampan LINE` in a shell."""
+    command = f'"{sys.executable}" -m sampan --endpoint {served.endpoint} {line}'
+    return subprocess.run(["/bin/sh", "-c", command], capture_output=True, timeout=20, check=False)
+
+
+def test_a_closed_standard_output_is_written_to_nothing_else(
+    served: Served, sessions: FakeSessions, web: cri.Container
+) -> None:
+    def play(command: Command) -> None:
+        command.say(b"out")
+        command.say(b"err", Channel.STDERR)
+        command.end(3)
+
+    sessions.play = play
+    ran = shell_line(served, "exec web x >&-")
+    assert (ran.returncode, ran.stderr) == (3, b"err")
+
+
+def test_a_full_disk_is_told(served: Served, sessions: FakeSessions, web: cri.Container) -> None:
+    def play(command: Command) -> None:
+        command.say(b"out")
+        forever(command)
+
+    sessions.play = play
+    ran = shell_line(served, "exec web x >/dev/full")
+    words = b"sampan: standard output cannot be written: No space left on device\n"
+    assert (ran.returncode, ran.stderr) == (1, words)
+
+
+def test_a_word_that_is_not_text_is_2(served: Served, sessions: FakeSessions, web: cri.Container) -> None:
+    ran = shell_line(served, r"exec web echo $(printf '\377')")
+    assert ran.returncode == 2
+    assert b"'\\udcff' is not UTF-8" in ran.stderr
+    assert sessions.heads == []
+
+
 # --- TLS ----------------------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,18 @@ from hypothesis import strategies as st
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, RejectConnection, Request
 
-from sampan.wire.upgrade import HEAD_MOST, Answer, Asking, Head, HeadReader, Kind, Refused, Upgrade, negotiate
+from sampan.wire.upgrade import (
+    BROKEN,
+    HEAD_MOST,
+    Answer,
+    Asking,
+    Head,
+    HeadReader,
+    Kind,
+    Refused,
+    Upgrade,
+    negotiate,
+)
 
 SPDY = ("v4.channel.k8s.io", "v3.channel.k8s.io", "channel.k8s.io")
 WEBSOCKET = ("v5.channel.k8s.io", "v4.channel.k8s.io", "")
@@ -387,3 +398,10 @@ def test_a_protocol_that_was_not_offered_is_no_agreement() -> None:
     asking.to_send()
     with pytest.raises(Refused, match="not offered"):
         asking.receive(b"HTTP/1.1 101 X\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: b\r\n\r\n")
+
+
+def test_a_connection_that_ends_without_an_answer_is_told() -> None:
+    asking = Asking(Kind.SPDY, "/exec/x", "127.0.0.1:1", ("v4.channel.k8s.io",))
+    with pytest.raises(Refused, match="the connection ended before an answer came") as refused:
+        asking.receive(b"")
+    assert refused.value.status == BROKEN

@@ -24,17 +24,18 @@ def attach_command(invocation: Invocation, word: str, no_stdin: bool, detach_key
     """Attach to the output of a running container, and to its input if it was made with one.
 
     Ends with the container's exit code when that ends. The detach keys leave it running; ^C does, too, unless it goes
-    to the container's terminal.
+    to the container's terminal. The end of standard input is the container's only if its input is for one client.
     """
     from sampan.cli import session, signals
 
     client = invocation.client
     id = naming.container(word, client.containers(), client.pods()).id
-    tty, has_stdin = _channels(client, id)
+    tty, has_stdin, once = _channels(client, id)
     stdin = has_stdin and not no_stdin
     request = cri.AttachRequest(container_id=id, stdin=stdin, stdout=True, stderr=not tty, tty=tty)
     url = client.call(client.runtime.Attach, request).url
     console = session.console(stdin=stdin, tty=tty, keys=detach_keys, redraw=True)
+    console.tells_end = once
     try:
         status = session.attend(url, console, signals.Signals(invocation.seconds))
     except signals.Interrupted as interrupted:
@@ -47,17 +48,18 @@ def attach_command(invocation: Invocation, word: str, no_stdin: bool, detach_key
     return _exit_code(client, id)
 
 
-def _channels(client: Client, id: str) -> tuple[bool, bool]:
-    """Whether the container has a terminal, and whether it has an input."""
+def _channels(client: Client, id: str) -> tuple[bool, bool, bool]:
+    """Whether the container has a terminal, whether it has an input, and whether that ends with its first client."""
     request = cri.ContainerStatusRequest(container_id=id, verbose=True)
     said = client.call(client.runtime.ContainerStatus, request).info.get("info", "")
     try:
         info = json.loads(said)
         if "config" in info:
-            return bool(info["config"].get("tty")), bool(info["config"].get("stdin"))
-        return bool(info["runtimeSpec"]["process"].get("terminal")), True  # CRI-O tells no more
+            tty, stdin, once = (bool(info["config"].get(name)) for name in ("tty", "stdin", "stdin_once"))
+            return tty, stdin, once and not tty
+        return bool(info["runtimeSpec"]["process"].get("terminal")), True, False  # CRI-O tells no more
     except (ValueError, KeyError, TypeError, AttributeError):
-        return False, True
+        return False, True, False
 
 
 def _exit_code(client: Client, id: str) -> int:

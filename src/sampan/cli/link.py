@@ -34,6 +34,8 @@ class Link:
     """A connected socket. What is `pushed` waits here until the kernel takes it (`flush`): look at `waiting` before
     more is pushed."""
 
+    advice = ""  # for a person whose connection breaks before the other side has said anything
+
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self._socket = sock
@@ -110,7 +112,9 @@ class Link:
 
 
 class TlsLink(Link):
-    """The same through TLS."""
+    """The same through TLS. That a certificate is missing or wrong is told after the handshake (TLS 1.3)."""
+
+    advice = f"; {_TLS_ADVICE}"
 
     def __init__(self, sock: "ssl.SSLSocket") -> None:
         super().__init__(sock)

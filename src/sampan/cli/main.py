@@ -5,6 +5,7 @@ interrupted; `run` and `exec` pass on the code of what they ran, 126 if it canno
 A command's module is imported only when the command is used, so that help and completion come at once.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -74,7 +75,17 @@ def cli(ctx: click.Context, endpoint: str, timeout: float) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
+    _open_standard_streams()
     sys.exit(_run(argv))
+
+
+def _open_standard_streams() -> None:
+    """Those that were closed are /dev/null, or what is opened next would be taken for them."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest that is free
 
 
 def _run(argv: Sequence[str] | None) -> int:
@@ -87,5 +98,8 @@ def _run(argv: Sequence[str] | None) -> int:
     except SampanError as error:
         click.echo(f"sampan: {error}", err=True)
         return 1
+    except UnicodeEncodeError as error:  # an argument of bytes that are no text
+        click.echo(f"sampan: {error.object!a} is not UTF-8, which all words for the daemon must be", err=True)
+        return 2
     except (click.Abort, KeyboardInterrupt):
         return 130

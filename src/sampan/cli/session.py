@@ -25,7 +25,7 @@ from sampan.wire.protocol_error import ProtocolError
 from sampan.wire.remotecommand import client as remote
 from sampan.wire.remotecommand.channels import Channel
 from sampan.wire.remotecommand.status import Status
-from sampan.wire.upgrade import Refused
+from sampan.wire.upgrade import BROKEN, Refused
 
 STDIN, STDOUT, STDERR = 0, 1, 2
 _HOLD_SECONDS = 1.0  # that a beginning of the detach keys is kept from the other side
@@ -42,6 +42,7 @@ class Console:
     raw: RawTerminal | None = None  # to be raw as long as the session lasts
     keys: DetachKeys = field(default_factory=lambda: DetachKeys(b""))
     redraw: bool = False  # what is on the other side's screen is not on ours yet
+    tells_end: bool = True  # of the input; the other side may end the session at that
 
 
 def console(*, stdin: bool, tty: bool, keys: bytes = b"", redraw: bool = False) -> Console:
@@ -107,7 +108,8 @@ class Session:
                 if time.monotonic() >= deadline:
                     raise Failed(link.NO_ANSWER)
         except Refused as refusal:
-            raise Failed(f"the daemon refuses the session: {refusal}") from None
+            advice = self._link.advice if refusal.status == BROKEN else ""
+            raise Failed(f"the daemon refuses the session: {refusal}{advice}") from None
         self._tell_size(redraw=self._console.redraw)
 
     def run(self) -> Status | None:
@@ -175,6 +177,8 @@ class Session:
             self._client.send_input(passed)
         if not data:
             self._stdin = None
+            if not self._console.tells_end:
+                return
             self._client.end_input()
             if not self._can_end_input:
                 click.echo("sampan: this daemon cannot be told that the input has ended", err=True)

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import click
 
-from sampan.cli.invocation import OUT_OF_TIME
+from sampan.cli.invocation import OUT_OF_TIME, Failed
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 TERMINAL = (signal.SIGWINCH, signal.SIGCONT)
@@ -96,6 +96,11 @@ class Signals:
                     rest = rest[os.write(fd, rest) :]
                 except BlockingIOError:  # who shares it with us has made it so
                     _until_writable(fd)
+                except BrokenPipeError:
+                    raise
+                except OSError as error:
+                    name = "standard error" if fd == 2 else "standard output"
+                    raise Failed(f"{name} cannot be written: {error.strerror}") from None
         finally:
             self._may_raise = False
 

@@ -22,6 +22,7 @@ HEAD_MOST = 16 * 1024
 """Bytes of a request's or an answer's head."""
 HEADERS_MOST = 100
 _BODY_MOST = 64 * 1024
+BROKEN = 502  # the status of `Refused` for what is no answer of a server of sessions
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
 _SPDY = "SPDY/3.1"
 
@@ -264,7 +265,10 @@ class Asking:
         return out
 
     def receive(self, data: bytes) -> Answer | None:
-        """None until the answer is whole. Raises Refused, with the server's own words where it gave any."""
+        """None until the answer is whole. Raises Refused, with the server's own words where it gave any; BROKEN is said
+        of what is no answer."""
+        if not data and self._refusal is None:
+            raise Refused(BROKEN, "the connection ended before an answer came")
         try:
             self._http.receive_data(data)
             while (event := self._http.next_event()) is not h11.NEED_DATA:
@@ -274,7 +278,7 @@ class Asking:
         except h11.RemoteProtocolError as error:
             if self._refusal is not None:
                 self._end()
-            raise Refused(502, f"the server's answer cannot be understood: {error}") from None
+            raise Refused(BROKEN, f"the server's answer cannot be understood: {error}") from None
         return None
 
     def _websocket(self) -> list[tuple[str, str]]:
@@ -290,13 +294,15 @@ class Asking:
     def _agreed(self, event: h11.InformationalResponse) -> Answer:
         headers = {name.decode("ascii"): value.decode("latin-1") for name, value in event.headers}
         if headers.get("upgrade", "").lower() != self._kind.value.lower():
-            raise Refused(502, f"the server upgraded to something else than {self._kind.value}")
+            raise Refused(BROKEN, f"the server upgraded to something else than {self._kind.value}")
         if self._kind is Kind.WEBSOCKET and headers.get("sec-websocket-accept") != _accept(self._key):
-            raise Refused(502, "the server answered another WebSocket's request")
+            raise Refused(BROKEN, "the server answered another WebSocket's request")
         spdy = self._kind is Kind.SPDY
         protocol = headers.get("x-stream-protocol-version" if spdy else "sec-websocket-protocol", "")
         if protocol not in self._protocols:
-            raise Refused(502, f"the server chose the subprotocol {protocol[:100]!a}, which was not offered")
+            raise Refused(
+                BROKEN, f"the server chose the subprotocol {protocol[:100]!a}, which was not offered"
+            )
         return Answer(protocol, self._http.trailing_data[0])
 
     def _refused(self, event: object) -> None:
@@ -309,7 +315,7 @@ class Asking:
         elif isinstance(event, h11.EndOfMessage):
             self._end()
         elif not isinstance(event, h11.InformationalResponse):
-            raise Refused(502, "the connection ended before an answer came")
+            raise Refused(BROKEN, "the connection ended before an answer came")
 
     def _end(self) -> None:
         assert self._refusal is not None
