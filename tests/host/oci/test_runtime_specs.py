@@ -492,7 +492,10 @@ def test_limits_reach_the_cgroup(bench: Bench) -> None:
 def test_the_cgroup_mount_cannot_be_written(bench: Bench) -> None:
     """Neither the unified group nor that of any controller (CVE-2022-0492)."""
     groups = "/sys/fs/cgroup" if bench.host.cgroup_v2 else "/sys/fs/cgroup/*/"
-    script = f"for d in {groups}; do ls $d/cgroup.procs; mkdir $d/x 2>/dev/null && echo made $d; done; true"
+    # On v1 crun makes a mere folder, on the container's own tmpfs, for a hierarchy that is mounted nowhere, such as
+    # that of `host.cgroup.exec_places`.
+    mounted = "test -e $d/cgroup.procs || continue"
+    script = f"for d in {groups}; do {mounted}; ls $d; mkdir $d/x 2>/dev/null && echo made $d; done; true"
     said = bench.sh(script)
     assert "cgroup.procs" in said
     assert "made" not in said
