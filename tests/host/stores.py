@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from sampan.config import Paths
-from sampan.host import mounts, process, syscalls
+from sampan.host import mounts, process, python_child, syscalls
 from sampan.host.process import Child
-from sampan.host.storage import layer_child, rootfs, unpacking
+from sampan.host.storage import rootfs, unpacking
 from sampan.host.storage.layers import Layers
 from sampan.host.storage.rootfs import OverlayRootfs
 from sampan.host.storage.unpacking import Unpacked
@@ -238,7 +238,7 @@ def peaks(monkeypatch: pytest.MonkeyPatch, path: Path) -> Callable[[], list[int]
         "    end(code)\n"
         "os._exit = ended\n"
     )
-    monkeypatch.setattr(layer_child, "_LOADER", wrapped + layer_child._LOADER)
+    monkeypatch.setattr(python_child, "_LOADER", wrapped + python_child._LOADER)
     return lambda: [int(line) << 10 for line in path.read_text().split()]
 
 

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sampan.host import process
+from sampan.host import process, python_child
 from sampan.host.process import Child
-from sampan.host.storage import layer_child
 from sampan.host.storage.trash import Trash
 from sampan.host.unpack import confine
 from sampan.model.errors import Invalid
@@ -105,7 +104,7 @@ async def test_nothing_of_the_image_is_imported(store: Store, monkeypatch: pytes
 INSIDE = """
 import sys
 sys.path[:0] = sys.argv[1].split(":")
-from sampan.host.storage import layer_child
+from sampan.host import python_child
 from sampan.host import (process)
 from sampan.host.unpack import confine
 confine.private_mounts()
@@ -119,7 +118,7 @@ except ImportError:
 
 async def test_an_import_inside_the_layer_fails_even_where_the_image_has_the_module(tmp_path: Path) -> None:
     """CVE-2019-14271 in Python: a late import would run the image's code as root."""
-    found = layer_child.search_path() + ":" + ":".join(filter(None, sys.path))
+    found = python_child.search_path() + ":" + ":".join(filter(None, sys.path))
     for entry in found.split(":"):
         place = tmp_path / "fs" / entry.lstrip("/")
         place.mkdir(parents=True, exist_ok=True)

@@ -89,7 +89,19 @@ class Place(Protocol):
         """Whether that was said."""
 
 
-class Tracked:
+class _Marked:
+    """What both kinds do alike: saying on the group itself that what is in it is to live on."""
+
+    _path: str
+
+    def mark(self) -> None:
+        os.setxattr(self._path, _MARK, b"")
+
+    def marked(self) -> bool:
+        return _MARK in os.listxattr(self._path)
+
+
+class Tracked(_Marked):
     """A group of our own hierarchy."""
 
     options: tuple[str, ...] = ()
@@ -127,14 +139,8 @@ class Tracked:
     def remove(self) -> bool:
         return _removed(self._path)
 
-    def mark(self) -> None:
-        os.setxattr(self._path, _MARK, b"")
 
-    def marked(self) -> bool:
-        return _MARK in os.listxattr(self._path)
-
-
-class Nested:
+class Nested(_Marked):
     """A group below the container's, on cgroup v2."""
 
     def __init__(self, name: str, container: ContainerCgroup) -> None:
@@ -166,12 +172,6 @@ class Nested:
     def remove(self) -> bool:
         # groups that its processes made in it are theirs while one of them lives
         return _removed(self._path) or (not self.members() and self._group.remove())
-
-    def mark(self) -> None:
-        os.setxattr(self._path, _MARK, b"")
-
-    def marked(self) -> bool:
-        return _MARK in os.listxattr(self._path)
 
 
 def nested() -> bool:

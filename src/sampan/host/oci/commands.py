@@ -15,13 +15,13 @@ from functools import partial
 from typing import Any
 
 from sampan.config import Handler, Paths
+from sampan.host import python_child
 from sampan.host.cgroup.exec_cgroup import ExecGroup, exec_group
 from sampan.host.descriptors import Reader, Writer
 from sampan.host.oci import console, runtime_state
 from sampan.host.oci.exec_child import LOG, PROCESS, ExecChild, begin, nothing
 from sampan.host.oci.running_command import RunningCommand, Streams, drained
 from sampan.host.process import Budget
-from sampan.host.storage.layer_child import argv as child_argv
 from sampan.host.threads import in_thread
 from sampan.model.errors import ToolFailed
 from sampan.runtime.stream_ports import Running
@@ -111,7 +111,7 @@ def _line(
     if detached:
         words += ["--detach", f"--pid-file={pid_file}"]
     argv = commands.exec_process(id, PROCESS, LOG, words)
-    return _Line(argv, child_argv(_ADOPTER, [pid_file]) if detached else (), socket)
+    return _Line(argv, python_child.argv(_ADOPTER, [pid_file]) if detached else (), socket)
 
 
 async def _with_pipes(

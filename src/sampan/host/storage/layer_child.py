@@ -1,13 +1,8 @@
-"""Child processes that work on layers: how one is started without what it does not need, and how it answers.
+"""Child processes that work on layers: how one answers (`host.python_child` says how it is started).
 
 What they do is `host.unpack.child`'s and `host.rebuild.child`'s business.
 """
 
-import sys
-from collections.abc import Sequence
-from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Generic, TypeVar
 
 import msgspec
@@ -16,11 +11,6 @@ from sampan.host.process import Finished
 from sampan.model import errors
 
 T = TypeVar("T")
-# Its first argument says where to look for modules, its second which one it is.
-_LOADER = (
-    "import sys; sys.path[:0] = sys.argv.pop(1).split(':');"
-    " __import__(sys.argv.pop(1), fromlist=['main']).main()"
-)
 
 
 class Answer(msgspec.Struct, Generic[T]):
@@ -28,22 +18,6 @@ class Answer(msgspec.Struct, Generic[T]):
 
     ok: T | None = None
     error: tuple[str, str] | None = None
-
-
-def argv(child: str, arguments: Sequence[str]) -> list[str]:
-    """The command that runs `main` of the module `child`."""
-    return [sys.executable, "-I", "-S", "-c", _LOADER, search_path(), child, *arguments]
-
-
-@cache
-def search_path() -> str:
-    """Where the child finds us and the decompressors; it is started without `site`, which takes a while."""
-    origins = [Path(__file__).parents[3]]
-    for library in ("isal", "zstandard", "msgspec"):
-        spec = find_spec(library)
-        if spec is not None and spec.origin is not None:
-            origins.append(Path(spec.origin).parents[1])
-    return ":".join(dict.fromkeys(map(str, origins)))
 
 
 def answer(finished: Finished, kind: type[Answer[T]], does: str) -> T:

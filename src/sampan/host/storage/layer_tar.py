@@ -12,8 +12,9 @@ from pathlib import Path
 import msgspec
 
 from sampan.host.process import spawn
+from sampan.host.python_child import argv
 from sampan.host.rebuild.recipe import Recipe
-from sampan.host.storage.layer_child import Answer, answer, argv
+from sampan.host.storage.layer_child import Answer, answer
 from sampan.host.storage.layer_store import RECORD, Record
 from sampan.host.storage.layers import Layers
 from sampan.host.storage.trash import opened

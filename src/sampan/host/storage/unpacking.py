@@ -8,7 +8,8 @@ from pathlib import Path
 import msgspec
 
 from sampan.host.process import Child, spawn
-from sampan.host.storage.layer_child import Answer, answer, argv
+from sampan.host.python_child import argv
+from sampan.host.storage.layer_child import Answer, answer
 from sampan.host.storage.trash import opened
 
 log = logging.getLogger("sampan")
